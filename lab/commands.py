@@ -1,0 +1,32 @@
+"""How a script ends: exit codes, and one line instead of a traceback for what is no bug."""
+
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from lab.errors import Interrupted, TrainingError, UserError
+
+
+def command(main: Callable[[list[str] | None], None]) -> Callable[..., int]:
+    """Decorates a script's `main(argv)`, so that it returns the exit code.
+
+    0 when it went through, 1 when training failed, 2 for bad input, 130 after Ctrl-C.
+    """
+
+    @functools.wraps(main)
+    def wrapped(argv: list[str] | None = None) -> int:
+        try:
+            main(argv)
+        except (UserError, TrainingError) as error:
+            print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
+            return error.exit_code
+        except Interrupted as stop:
+            print(f"{Path(sys.argv[0]).name}: {stop}", file=sys.stderr)
+            return stop.exit_code
+        except KeyboardInterrupt:
+            print(f"{Path(sys.argv[0]).name}: interrupted", file=sys.stderr)
+            return 130
+        return 0
+
+    return wrapped

@@ -1,0 +1,66 @@
+"""Figures that read the same everywhere: one style, log-scaled steps, the command beneath."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, told apart with every kind of colour vision.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+SEQUENTIAL = "viridis"
+STYLE = {
+    "figure.dpi": 120,
+    "savefig.dpi": 160,
+    "font.size": 11,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "lines.linewidth": 2.0,
+    "legend.fontsize": 9,
+    "legend.framealpha": 0.9,
+}
+
+
+def panels(columns: int, command: str, rows: int = 1) -> tuple[Figure, Any]:
+    """A figure of `rows` × `columns` panels with the command that made it beneath.
+
+    Returns:
+        the figure, and its axes as an array (columns,) or (rows, columns).
+    """
+    with matplotlib.rc_context(STYLE):
+        # Figure, not pyplot: no display is needed and no state is left behind.
+        figure = Figure(figsize=(5.2 * columns, 3.9 * rows), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=rows == 1)
+        figure.supxlabel(
+            textwrap.fill(command, 70 * columns), fontsize=9, family="monospace", color="#444444"
+        )
+    return figure, axes
+
+
+def step_axis(axes: Axes, last: float) -> None:
+    """Log-scaled steps with a place for step 0."""
+    axes.set_xscale("symlog", linthresh=1, linscale=0.4)
+    axes.set_xlim(-0.05, max(last, 1) * 1.15)
+    axes.set_xlabel("step")
+
+
+def coloured_line(
+    axes: Axes, x: Any, y: Any, colour: Any, colour_name: str, norm: Normalize | None = None
+) -> None:
+    """A line whose markers carry a third quantity in their colour, with its colour bar."""
+    axes.plot(x, y, color="#999999", linewidth=1.2, zorder=1)
+    points = axes.scatter(x, y, c=colour, cmap=SEQUENTIAL, norm=norm, s=34, zorder=2)
+    axes.figure.colorbar(points, ax=axes, label=colour_name)
+
+
+def graded_lines(axes: Axes, x: Any, lines: dict[str, Any]) -> None:
+    """Lines of one family, by name, in the order of a sequential colour map."""
+    colours = matplotlib.colormaps[SEQUENTIAL]
+    for i, (name, y) in enumerate(lines.items()):
+        axes.plot(x, y, color=colours(0.9 * i / max(len(lines) - 1, 1)), label=name)

@@ -1,0 +1,300 @@
+"""A run is a folder: config.yaml, metrics.csv, checkpoint.pt, figure.png.
+
+Every file is replaced as a whole, so that a process killed at any moment leaves either the old
+one or the new one. The checkpoint carries the measurements made before it; metrics.csv is written
+from them, so that the two cannot disagree after an interruption.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import datetime
+import importlib.metadata
+import os
+import pickle
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy
+import torch
+import yaml
+
+from lab.errors import UserError
+from lab.options import Shared
+
+PACKAGES = ("torch", "numpy", "matplotlib")
+
+
+class Run:
+    """The folder of one run, `<out_dir>/<script>/<name>`.
+
+    Opening it creates the folder, or finds a run to continue in it.
+
+    Args:
+        script: name of the script, the folder above the run's.
+        options: the options of this call.
+
+    Raises:
+        UserError: if the folder holds a run made with other options, something that is not a
+            run, or a damaged one, and `overwrite` is not set; or if another process works in it.
+    """
+
+    def __init__(self, script: str, options: Shared) -> None:
+        self.script = script
+        self.options = options
+        self.folder = Path(options.out_dir) / script / options.run_name()
+        self.device = options.torch_device()
+        self.rows: list[dict[str, float]] = []
+        self.step = 0
+        self.seconds = 0.0
+        self.finished = False
+        self._saved: dict[str, Any] = {}
+        self._open()
+
+    def metrics(self) -> dict[str, numpy.ndarray]:
+        """The measurements so far, one array a column."""
+        return columns(self.rows)
+
+    def record(self, step: int, values: dict[str, Any]) -> None:
+        """Adds a row to metrics.csv; `step` counts the updates made before it."""
+        self.rows.append({"step": step, **{key: float(value) for key, value in values.items()}})
+        self._write_metrics()
+
+    def save(self, step: int, seconds: float, state: dict[str, Any], finished: bool) -> None:
+        """Writes the checkpoint: the state after `step` updates, and the rows until then.
+
+        Args:
+            step: updates made.
+            seconds: time spent on updates so far, in seconds.
+            state: name -> module, optimiser, random generator, or anything else with
+                `state_dict` and `load_state_dict` made of tensors, numbers, strings and lists.
+            finished: whether the run ends here.
+        """
+        content = {
+            "step": step,
+            "seconds": seconds,
+            "finished": finished,
+            "rows": self.rows,
+            "state": {name: _state_of(part) for name, part in state.items()},
+        }
+        _replace(self.folder / "checkpoint.pt", lambda file: torch.save(content, file))
+        self.step, self.seconds, self.finished = step, seconds, finished
+        self._saved = content["state"]
+        if finished:
+            self._config["provenance"] |= {
+                "finished": _now(),
+                "training_seconds": round(seconds, 2),
+            }
+            self._write_config()
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Puts the checkpoint's state, if there is one, into the parts of `state`."""
+        for name, part in state.items():
+            if name in self._saved:
+                if isinstance(part, torch.Generator):
+                    part.set_state(self._saved[name])
+                else:
+                    part.load_state_dict(self._saved[name])
+
+    def store(self, results: dict[str, Any]) -> None:
+        """Puts numbers found in the metrics (steps until an event, say) into config.yaml."""
+        self._config["results"] = results
+        self._write_config()
+
+    def saved_state(self, name: str) -> dict[str, Any]:
+        """The checkpoint's state of one part, on the CPU, for figures that need the network."""
+        return self._saved[name]
+
+    def save_figure(self, figure: Any) -> None:
+        """Writes figure.png."""
+        _replace(
+            self.folder / "figure.png",
+            lambda file: figure.savefig(file, format="png", metadata={"Software": None}),
+        )
+
+    def command(self) -> str:
+        """The command that began this run."""
+        return self._config["provenance"]["command"]
+
+    def _open(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock()
+            config = self.folder / "config.yaml"
+            if self.options.overwrite and config.exists():  # so that it is a run, and ours to empty
+                for path in self.folder.iterdir():
+                    if path.is_file() and path.name != ".lock":
+                        path.unlink()
+            if config.exists():
+                self._continue(config)
+            elif strangers := sorted(
+                path.name
+                for path in self.folder.iterdir()
+                if path.name != ".lock" and not path.name.endswith(".tmp")
+            ):
+                raise UserError(
+                    f"{self.folder} holds {strangers[0]} but no config.yaml, so it is not a run; "
+                    "choose another --name or --out_dir"
+                )
+            else:
+                self._begin()
+        except OSError as error:
+            raise UserError(
+                f"--out_dir takes a folder to write to; {self.folder}: {error.strerror}"
+            ) from None
+
+    def _begin(self) -> None:
+        options = {**vars(self.options), "overwrite": False}
+        self._config = {**options, "provenance": provenance(self.device)}
+        self._write_config()
+
+    def _continue(self, config: Path) -> None:
+        self._config = read_config(config)
+        ours = self.options.identity()
+        differing = [
+            f"{key}: {self._config[key]} there, {value} here"
+            for key, value in ours.items()
+            # An option that came after that run was made had its default's effect then.
+            if key in self._config and self._config[key] != value
+        ]
+        if differing:
+            raise UserError(
+                f"{self.folder} holds a run with other options ({'; '.join(differing)}); "
+                "choose another --name, or give --overwrite to replace it"
+            )
+        checkpoint = self.folder / "checkpoint.pt"
+        if not checkpoint.exists():
+            return
+        try:
+            content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+            self.step, self.seconds = content["step"], content["seconds"]
+            self.rows, self.finished = content["rows"], content["finished"]
+            self._saved = content["state"]
+        except (RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
+            first = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise UserError(
+                f"{checkpoint} is damaged ({first[:80]}); give --overwrite to start afresh"
+            ) from None
+        self._write_metrics()
+        began_on = self._config["provenance"]["device"].split(",")[0].split(":")[0]
+        if not self.finished:
+            if began_on != self.device.type:
+                raise UserError(
+                    f"{self.folder} began on {began_on}; continue it with --device {began_on}, "
+                    "or give --overwrite to start afresh"
+                )
+            now = provenance(self.device)
+            self._config["provenance"].setdefault("continued", []).append(
+                {"at_step": self.step, **{key: now[key] for key in ("started", "commit")}}
+            )
+            self._write_config()
+
+    def _lock(self) -> None:
+        """Holds the folder until this process ends, however it ends."""
+        with contextlib.suppress(ImportError):  # not on Windows
+            import fcntl
+
+            self._lock_file = (self.folder / ".lock").open("w")
+            try:
+                fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"another process is working in {self.folder}") from None
+        for left_over in self.folder.glob("*.tmp"):
+            left_over.unlink()
+
+    def _write_config(self) -> None:
+        text = yaml.safe_dump(self._config, sort_keys=False, allow_unicode=True)
+        _replace(self.folder / "config.yaml", lambda file: file.write(text.encode()))
+
+    def _write_metrics(self) -> None:
+        lines = [",".join(self.rows[0])] if self.rows else []
+        for row in self.rows:
+            lines.append(",".join(str(int(v)) if k == "step" else repr(v) for k, v in row.items()))
+        text = "".join(line + "\n" for line in lines)
+        _replace(self.folder / "metrics.csv", lambda file: file.write(text.encode()))
+
+
+def columns(rows: list[dict[str, float]]) -> dict[str, numpy.ndarray]:
+    """Rows of measurements as one array a column."""
+    return {key: numpy.array([row[key] for row in rows]) for key in rows[0]} if rows else {}
+
+
+def read_metrics(folder: str | Path) -> dict[str, numpy.ndarray]:
+    """The columns of a run's metrics.csv; raises UserError if there is none or it is damaged."""
+    path = Path(folder) / "metrics.csv"
+    try:
+        with path.open(newline="") as file:
+            return columns([{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)])
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    except (TypeError, ValueError):
+        raise UserError(f"{path} is not a table of numbers") from None
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """A run's config.yaml; raises UserError if it is damaged."""
+    try:
+        config = yaml.safe_load(Path(path).read_text())
+        config["provenance"]["device"], config["provenance"]["command"]
+    except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError):
+        raise UserError(f"{path} is damaged; give --overwrite to start afresh") from None
+    return config
+
+
+def provenance(device: torch.device) -> dict[str, Any]:
+    """What made a run: command, commit, device, package versions, time."""
+    if device.type == "cuda":
+        machine = f"{device}, {torch.cuda.get_device_name(device)}"
+    else:
+        machine = f"{device}, {platform.machine()}, {torch.get_num_threads()} threads"
+    return {
+        "command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "commit": _commit(),
+        "device": machine,
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "started": _now(),
+    }
+
+
+def _commit() -> str:
+    """The commit of the code, with `+changes` if tracked files differ from it."""
+    root = Path(__file__).resolve().parent.parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        # A copy of the code inside somebody else's repository has no commit of its own.
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != root:
+            return "unknown"
+        changes = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "HEAD") + ("+changes" if changes else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _state_of(part: Any) -> Any:
+    return part.get_state() if isinstance(part, torch.Generator) else part.state_dict()
+
+
+def _replace(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Writes a file aside, forces it to the disk, and puts it in the place of `path`."""
+    aside = path.with_name(path.name + ".tmp")
+    with aside.open("wb") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)

@@ -1,0 +1,17 @@
+"""One random generator for each use, so that drawing more for one leaves the others unchanged."""
+
+import hashlib
+
+import torch
+
+
+def generator(seed: int, *use: object, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator of its own for `use`, say ("data",) or ("perturbations", step).
+
+    Generators of different uses or seeds are independent, and adding a use changes no other.
+    Draw data and weights on the CPU, the default, and they are the same on every device.
+    """
+    name = "/".join(str(part) for part in (seed, *use))
+    digest = hashlib.sha256(name.encode()).digest()
+    # 63 bits, since manual_seed takes a signed 64-bit number.
+    return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
