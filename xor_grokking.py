@@ -115,7 +115,6 @@ def train_network(run: Run, o: Options) -> None:
 
     followed = int((y == 1).nonzero()[0]) if (y == 1).any() else 0
 
-    @torch.no_grad()
     def measure(step: int) -> dict[str, torch.Tensor]:
         outputs = network(x)
         clean = network.first(x_test)

@@ -47,7 +47,7 @@ def train(
     Args:
         run: where to record; its options give `steps`, `num_logs` and `checkpoint_every`.
         update: step -> loss; makes one update of the parameters.
-        measure: step -> metrics, numbers or tensors of one element.
+        measure: step -> metrics, numbers or tensors of one element; called under `no_grad`.
         state: name -> module, optimiser or generator: everything that an update changes.
         stop: row of metrics -> whether the run ends with it, before all updates are made.
 
@@ -68,7 +68,8 @@ def train(
             if done or due or received or step in measured:
                 _check(run, losses, step)
             if step in measured and not (run.rows and run.rows[-1]["step"] == step):
-                values = {key: float(value) for key, value in measure(step).items()}
+                with torch.no_grad():
+                    values = {key: float(value) for key, value in measure(step).items()}
                 if not math.isfinite(values.get("loss", 0.0)):
                     raise _not_finite(run, values["loss"], step)
                 run.record(step, values)
