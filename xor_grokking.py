@@ -157,9 +157,9 @@ def figure(run: Run) -> None:
     left.set_ylabel("centroid alignment of a training point")
     right.plot(m["step"], m["train_accuracy"], color=plots.COLOURS[-1], ls="--", label="train")
     right.plot(m["step"], m["test_accuracy"], color=plots.COLOURS[-1], label="test")
-    plots.graded_lines(right, m["step"], {f"noise {s}": m[f"accuracy_at_{s}"] for s in NOISE})
+    plots.graded_lines(right, m["step"], {f"noise, σ = {s}": m[f"accuracy_at_{s}"] for s in NOISE})
     right.set_ylabel("accuracy")
-    right.legend(loc="lower right")
+    right.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
     for axes in (left, right):
         plots.step_axis(axes, m["step"][-1])
     run.save_figure(drawing)
