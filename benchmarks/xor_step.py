@@ -51,10 +51,10 @@ def span_update(network, regulariser, parameters, x, y, optimiser, jr):
 
 def seconds(update, repeats):
     """Median over the repeats, after one update that is not counted; and the first loss."""
-    first, times = float(update()), []
+    first, times = update().item(), []
     for _ in range(repeats):
         began = time.perf_counter()
-        float(update())
+        update().item()
         times.append(time.perf_counter() - began)
     return statistics.median(times), first
 

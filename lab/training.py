@@ -63,10 +63,12 @@ def train(
 
     with _signals() as received, _progress(run) as progress:
         while True:
+            began = time.monotonic()
             done = step == options.steps
             due = time.monotonic() - saved_at >= options.checkpoint_every
             if done or due or received or step in measured:
                 _check(run, losses, step)
+                seconds += time.monotonic() - began  # an accelerator may still have been at work
             if step in measured and not (run.rows and run.rows[-1]["step"] == step):
                 with torch.no_grad():
                     values = {key: float(value) for key, value in measure(step).items()}

@@ -130,14 +130,14 @@ def test_regulariser_changes_neither_data_nor_weights():
 
 
 def test_alignment_rises_and_the_regulariser_lowers_the_norm():
-    words = ("--p", 2000, "--n", 40, "--width", 64, "--steps", 200)
+    words = (*TINY, "--steps", 20)
     norms = []
     for jr in ("0.0", "1.0"):
         assert main(*words, "--jr", jr, "--name", f"jr{jr}") == 0
         metrics = read_metrics(f"runs/xor_grokking/jr{jr}")
         norms.append(metrics["centroid_norm"][-1])
-        assert metrics["mean_alignment"][-1] > 10 * abs(metrics["mean_alignment"][0])
-    assert norms[1] < 0.7 * norms[0]
+        assert metrics["mean_alignment"][-1] > 0.3 > 10 * abs(metrics["mean_alignment"][0])
+    assert norms[1] < 0.5 * norms[0]
 
 
 def test_divergence_stops_with_step_and_learning_rate(capsys):
