@@ -107,6 +107,10 @@ class Run:
         self._config["results"] = results
         self._write_config()
 
+    def results(self) -> dict[str, Any]:
+        """What `store` has put into config.yaml."""
+        return self._config.get("results", {})
+
     def saved_state(self, name: str) -> dict[str, Any]:
         """The checkpoint's state of one part, on the CPU, for figures that need the network."""
         return self._saved[name]

@@ -55,6 +55,8 @@ def train(
         TrainingError: when the loss is not finite; the last good checkpoint stays.
         Interrupted: after SIGINT or SIGTERM, when the checkpoint has been written.
     """
+    if run.finished:
+        return
     options = run.options
     measured = set(log_steps(options.steps, options.num_logs))
     run.restore(state)

@@ -296,7 +296,9 @@ def test_early_stop_ends_the_run_with_that_row(parsed):
     toy(run, stop=lambda row: row["step"] >= 50)
     last = run.rows[-1]["step"]
     assert 50 <= last < 200
-    assert Run("toy", parsed("--steps", 200)).finished
+    again = Run("toy", parsed("--steps", 200))
+    toy(again, die_at=last)  # finished is finished, updates left or not
+    assert again.rows[-1]["step"] == last
 
 
 def test_other_options_in_the_folder_are_never_overwritten_unasked(parsed):
