@@ -24,7 +24,7 @@ from lab.commands import command
 from lab.errors import UserError
 from lab.images import ImageOptions
 from lab.kernels import kernel_row
-from lab.models import relu_mlp
+from lab.models import TwoLayerEnsemble, relu_mlp
 from lab.options import option, parse
 from lab.runs import Run
 from lab.seeds import generator
@@ -115,46 +115,27 @@ def train_network(run: Run, data: images.Images, o: Options) -> None:
     train(run, update, measure, {"network": network, "optimiser": optimiser})
 
 
-class Ensemble(torch.nn.Module):
-    """Two-layer networks of all scales and seeds, side by side: one product trains them all."""
-
-    def __init__(self, o: Options, inputs: int) -> None:
-        super().__init__()
-        self.members = [
-            {"init_scale": init, "output_scale": output, "seed": o.seed + seed}
-            for init in SCALES
-            for output in SCALES
-            for seed in range(o.scaling_seeds)
-        ]
-        networks = [Network(replace(o, **member), inputs) for member in self.members]
-        self.w1 = torch.nn.Parameter(torch.stack([n.layers[0].weight.data for n in networks]))
-        self.w2 = torch.nn.Parameter(torch.stack([n.layers[2].weight.data[0] for n in networks]))
-        self.register_buffer("scales", torch.tensor([n.output_scale for n in networks]))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:  # (B, D) → (B, R)
-        hidden = torch.relu(x @ self.w1.flatten(0, 1).T).view(len(x), *self.w2.shape)
-        return (hidden * self.w2).sum(-1) * self.scales
-
-    def one(self, r: int):
-        """Network r alone, (B, D) → (B,)."""
-        return lambda x: torch.relu(x @ self.w1[r].T) @ self.w2[r] * self.scales[r]
-
-
 def train_ensemble(run: Run, data: images.Images, o: Options) -> None:
     x, y = data.x, data.y.to(data.x.dtype)
-    ensemble = Ensemble(o, x.shape[1]).to(x)
-    optimiser = torch.optim.SGD(ensemble.parameters(), lr=o.lr)
     followed = int((y == 1).nonzero()[0])
-    labels = y[:, None].expand(-1, len(ensemble.members))
-
-    # At initialisation, over the training points: Theorem 9's rate, and 1 / ‖μ‖.
-    start = []
-    for r, member in enumerate(ensemble.members):
-        network = Network(replace(o, **member), x.shape[1]).to(x)
+    members = [
+        {"init_scale": init, "output_scale": output, "seed": o.seed + seed}
+        for init in SCALES
+        for output in SCALES
+        for seed in range(o.scaling_seeds)
+    ]
+    networks = [Network(replace(o, **member), x.shape[1]).to(x) for member in members]
+    start = []  # over the training points, at initialisation: Theorem 9's change, and 1 / ‖μ‖
+    for network in networks:
         kernel = kernel_row(network, x[followed], x)
         rate = o.lr * (kernel * (y - torch.sigmoid(network(x)))).mean()
-        reciprocal = Centroids(ensemble.one(r))(x).norms.reciprocal().mean()
+        reciprocal = Centroids(network)(x).norms.reciprocal().mean()
         start.append({"rate": rate.item(), "reciprocal_norm": reciprocal.item()})
+    ensemble = TwoLayerEnsemble(
+        [(n.layers[0].weight, n.layers[2].weight[0], n.output_scale) for n in networks]
+    )
+    optimiser = torch.optim.SGD(ensemble.parameters(), lr=o.lr)
+    labels = y[:, None].expand(-1, len(members))
 
     def update(step: int) -> torch.Tensor:
         # A sum over the networks, so that each gets the gradient of its own mean loss.
@@ -166,10 +147,11 @@ def train_ensemble(run: Run, data: images.Images, o: Options) -> None:
 
     def measure(step: int) -> dict[str, torch.Tensor]:
         point = x[followed : followed + 1]
-        names = [",".join(f"{k}={v}" for k, v in m.items()) for m in ensemble.members]
         return {
-            f"alignment[{name}]": Centroids(ensemble.one(r))(point).alignments[0]
-            for r, name in enumerate(names)
+            "alignment[" + " ".join(f"{k}={v}" for k, v in member.items()) + "]": Centroids(
+                ensemble.member(r)
+            )(point).alignments[0]
+            for r, member in enumerate(members)
         }
 
     train(run, update, measure, {"ensemble": ensemble, "optimiser": optimiser})
@@ -178,7 +160,7 @@ def train_ensemble(run: Run, data: images.Images, o: Options) -> None:
         {
             "networks": [
                 {**member, **begun, "max_alignment": float(alignment.max())}
-                for member, begun, alignment in zip(ensemble.members, start, columns, strict=True)
+                for member, begun, alignment in zip(members, start, columns, strict=True)
             ]
         }
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -13,6 +14,12 @@ from lab.options import Shared, option
 
 # Mean and standard deviation of the training pixels in [0, 1].
 STATISTICS = {"mnist": (0.1307, 0.3081), "fashion_mnist": (0.2860, 0.3530)}
+FILES = (
+    ("train", "images-idx3"),
+    ("train", "labels-idx1"),
+    ("t10k", "images-idx3"),
+    ("t10k", "labels-idx1"),
+)
 DIGITS_TRAIN = 1024  # of the 1,797 digits; the others are the test set
 
 
@@ -76,32 +83,39 @@ def _idx(o: ImageOptions) -> list[tuple[Tensor, Tensor]]:
 
     kind = {"mnist": datasets.MNIST, "fashion_mnist": datasets.FashionMNIST}[o.dataset]
     mean, deviation = STATISTICS[o.dataset]
+    raw = Path(o.data_dir) / kind.__name__ / "raw"
+    if not all((raw / f"{split}-{what}-ubyte").exists() for split, what in FILES):
+        try:
+            kind(o.data_dir, download=True)
+        except (RuntimeError, OSError) as error:
+            raise UserError(
+                f"{o.dataset} could not be downloaded ({_short(error)}); --data_dir takes a "
+                "folder that holds it already, and --dataset digits needs no download"
+            ) from None
     splits = []
     for train in (True, False):
         try:
-            images = kind(o.data_dir, train=train, download=True)
-        except OSError as error:  # torchvision raises a URLError or a plain one, after its mirrors
-            raise UserError(
-                f"{o.dataset} could not be downloaded ({error}); --data_dir takes a folder that "
-                "holds it already, and --dataset digits needs no download"
-            ) from None
-        except (RuntimeError, ValueError, AssertionError, IndexError) as error:
-            raise UserError(_damaged(o, f"{type(error).__name__}: {error}")) from None
+            images = kind(o.data_dir, train=train)
+        except (RuntimeError, OSError, ValueError, TypeError, LookupError, AssertionError) as error:
+            raise UserError(_damaged(o, f"{type(error).__name__}: {_short(error)}")) from None
         pixels, labels = images.data, images.targets
         if pixels.shape[1:] != (28, 28) or len(pixels) != len(labels):
-            raise UserError(_damaged(o, f"{len(pixels)} images, {len(labels)} labels"))
-        if len(labels) == 0 or labels.min() < 0 or labels.max() > 9:
+            raise UserError(_damaged(o, f"{tuple(pixels.shape)} pixels, {len(labels)} labels"))
+        if len(labels) == 0 or labels.max() > 9:
             raise UserError(_damaged(o, "a label is not in 0 to 9"))
-        splits.append(((pixels.double() / 255 - mean) / deviation, labels.long()))
+        splits.append(((pixels.double() / 255 - mean) / deviation, labels))
     return splits
 
 
 def _damaged(o: ImageOptions, what: str) -> str:
-    what = " ".join(what.split())
     return (
         f"the {o.dataset} files in --data_dir {o.data_dir} are damaged or not {o.dataset} "
-        f"({what[:120]}); remove them and they are downloaded again"
+        f"({what}); remove them and they are downloaded again"
     )
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:120]
 
 
 def _digits() -> list[tuple[Tensor, Tensor]]:

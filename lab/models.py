@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
 
 
 def relu_mlp(
@@ -26,3 +27,27 @@ def relu_mlp(
             layer.weight *= init_scale
         layers += [layer, torch.nn.ReLU()]
     return torch.nn.Sequential(*layers[:-1])
+
+
+class TwoLayerEnsemble(torch.nn.Module):
+    """R two-layer scalar ReLU networks of one width, trained side by side by single products.
+
+    Args:
+        members: for each network W₁ (h, D), w₂ (h,) and the factor on its output.
+    """
+
+    def __init__(self, members: Sequence[tuple[Tensor, Tensor, float]]) -> None:
+        super().__init__()
+        first, second, scales = zip(*members, strict=True)
+        self.first = torch.nn.Parameter(torch.stack(first).detach())  # (R, h, D)
+        self.second = torch.nn.Parameter(torch.stack(second).detach())  # (R, h)
+        self.register_buffer("scales", self.second.new_tensor(scales))  # (R,)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, D) → (B, R)."""
+        hidden = torch.relu(x @ self.first.flatten(0, 1).T).view(len(x), *self.second.shape)
+        return torch.einsum("brh,rh->br", hidden, self.second) * self.scales
+
+    def member(self, r: int) -> Callable[[Tensor], Tensor]:
+        """Network r alone, (B, D) → (B,)."""
+        return lambda x: torch.relu(x @ self.first[r].T) @ self.second[r] * self.scales[r]
