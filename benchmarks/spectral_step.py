@@ -7,7 +7,8 @@ only; on the logits of all pairs, the loss taken from the training pairs'; and t
 penalty on these logits. The penalty's own price is the third over the second. It needs the logits
 of all pairs, and their price is the second over the first.
 
-RESULT
+Result, one CPU thread of a shared machine: 1.80, 3.80 and 4.55 ms, so that the penalty costs 1.20
+times a step with the same forward pass, and 2.5 times one on the training pairs only.
 """
 
 import argparse
