@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lab.errors import UserError
 from lab.seeds import generator
+from lab.transformer import OneLayerTransformer
 
 
 class ModularTask(NamedTuple):
@@ -53,3 +54,116 @@ def modular_addition(
         labels = torch.randint(0, p, (p * p,), generator=generator(seed, "random labels"))
     order = torch.randperm(p * p, generator=generator(seed, "data"))
     return ModularTask(p, pairs, labels, order[:n].sort().values, order[n:].sort().values)
+
+
+class ModularMLP(torch.nn.Module):
+    """W₂ ReLU(s (W₁ x + b₁)) + b₂, where x is the one-hot vectors of a and b, one after the other.
+
+    A product with one-hot vectors is a sum of two rows of W₁ᵀ, which is looked up instead. All
+    weights begin uniform in ±1/√(inputs of the layer), torch's own choice for linear layers, and in
+    float64.
+
+    Args:
+        p: the modulus; 2p inputs and p outputs.
+        width: hidden units.
+        alpha: the first layer is multiplied by s = width^(−alpha).
+        draws: generator of the initial weights, on the CPU.
+    """
+
+    def __init__(self, p: int, width: int, alpha: float, draws: torch.Generator) -> None:
+        super().__init__()
+
+        def uniform(*shape: int, inputs: int) -> torch.nn.Parameter:
+            values = torch.empty(shape, dtype=torch.float64)
+            return torch.nn.Parameter(
+                values.uniform_(-(inputs**-0.5), inputs**-0.5, generator=draws)
+            )
+
+        self.scale = width**-alpha
+        self.register_buffer("offsets", torch.tensor([0, p]), persistent=False)
+        self.rows = uniform(2 * p, width, inputs=2 * p)  # W₁ᵀ: p rows for a, then p for b
+        self.first_bias = uniform(width, inputs=2 * p)
+        self.second = uniform(p, width, inputs=width)
+        self.second_bias = uniform(p, inputs=width)
+
+    def forward(self, pairs: Tensor) -> Tensor:
+        """Logits (B, p) of `pairs` (B, 2)."""
+        both = pairs + self.offsets
+        return self._head(torch.nn.functional.embedding_bag(both, self.rows, mode="sum"))
+
+    def grid(self) -> Tensor:
+        """Logits (p, p, p) of all pairs (a, b), the classes last."""
+        of_a, of_b = self.rows.split(len(self.second))
+        return self._head(of_a[:, None] + of_b)
+
+    def _head(self, sums: Tensor) -> Tensor:  # W₁ x (…, width) → (…, p)
+        hidden = ((sums + self.first_bias) * self.scale).relu()
+        return torch.nn.functional.linear(hidden, self.second, self.second_bias)
+
+
+class ModularTransformer(OneLayerTransformer):
+    """Nanda et al.'s one-layer transformer, which reads a, b and "=" and answers at "=".
+
+    The query is always that of "=" in its place, so that what attention has to know of a pair is a
+    row of a table for each operand: its scores and its values, one a head. The logits are those
+    of `OneLayerTransformer` on the tokens (a, b, p).
+
+    Args:
+        p: the modulus; p + 1 tokens and p outputs.
+        d_model: width of the residual stream.
+        heads: attention heads, a divisor of `d_model`.
+        d_mlp: hidden units of the MLP.
+        draws: generator of the initial weights, on the CPU.
+    """
+
+    def __init__(
+        self, p: int, d_model: int, heads: int, d_mlp: int, draws: torch.Generator
+    ) -> None:
+        super().__init__(p + 1, 3, p, d_model, heads, d_mlp, draws)
+        self.p = p
+
+    def forward(self, pairs: Tensor) -> Tensor:  # type: ignore[override]
+        """Logits (B, p) of `pairs` (B, 2)."""
+        end, scores, values = self._tables()
+        looked_up = torch.nn.functional.embedding  # its gradient is faster than an index's
+        rows = [pairs[:, 0], self.p + pairs[:, 1]]
+        return self._answer(
+            end,
+            [*(looked_up(row, scores) for row in rows), scores[-1:]],
+            [*(looked_up(row, values) for row in rows), values[-1:]],
+        )
+
+    def grid(self) -> Tensor:
+        """Logits (p, p, p) of all pairs (a, b), the classes last."""
+        end, scores, values = self._tables()
+
+        def broadcast(table: Tensor) -> list[Tensor]:
+            of_a, of_b, of_end = table.split([self.p, self.p, 1])
+            return [of_a[:, None], of_b[None], of_end[None]]
+
+        return self._answer(end, broadcast(scores), broadcast(values))
+
+    def _tables(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The last position's embedding (d_model,), scores (2p + 1, heads), values (…, d_model).
+
+        Rows: every a in the first place, every b in the second, "=" in the third.
+        """
+        residues, equals = self.token_embedding.split([self.p, 1])
+        first, second, third = self.position_embedding
+        x = torch.cat([residues + first, residues + second, equals + third])
+        query = (self.queries @ x[-1]).unflatten(0, (self.heads, -1))
+        keys = (x @ self.keys.T).unflatten(1, (self.heads, -1))
+        return x[-1], (keys * query).sum(2) * query.shape[1] ** -0.5, x @ self.values.T
+
+    def _answer(self, end: Tensor, scores: list[Tensor], values: list[Tensor]) -> Tensor:
+        """Logits (…, p) from the scores (…, heads) and values (…, d_model) of three positions."""
+        weights = torch.stack(torch.broadcast_tensors(*scores)).softmax(0)
+        d_head = len(end) // self.heads
+        result = sum(
+            weight.repeat_interleave(d_head, dim=-1) * value
+            for weight, value in zip(weights, values, strict=True)
+        )
+        end = end + result @ self.mixing.T
+        hidden = torch.relu(end @ self.mlp_in.T + self.mlp_in_bias)
+        end = end + hidden @ self.mlp_out.T + self.mlp_out_bias
+        return end @ self.unembedding.T
