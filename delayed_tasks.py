@@ -120,6 +120,20 @@ def points(o: Options, use: str) -> torch.Tensor:
     return torch.tensor(list(found)[:number])
 
 
+@functools.lru_cache(maxsize=1)
+def order(seed: int, samples: int, epoch: int) -> torch.Tensor:
+    """The points in the epoch's order, which depends on nothing that came before."""
+    return torch.randperm(samples, generator=generator(seed, "order", epoch))
+
+
+def batch(o: Options, step: int) -> torch.Tensor | slice:
+    """Which training points the update of this step learns from."""
+    if o.batch is None or o.batch >= o.samples:
+        return slice(None)
+    epoch, part = divmod(step, -(-o.samples // o.batch))
+    return order(o.seed, o.samples, epoch)[part * o.batch : (part + 1) * o.batch]
+
+
 class Parity(torch.nn.Module):
     """f(x) = w₂ᵀ ReLU(W₁ x + b), whose sign is to be the product of the first k entries of x.
 
@@ -219,20 +233,9 @@ def train_network(run: Run, o: Options) -> None:
     projections = generator(o.seed, "projections")
     regulariser = JacobianRegulariser(network, generator=projections)  # exact for a scalar output
 
-    @functools.lru_cache(maxsize=1)
-    def order(epoch: int) -> torch.Tensor:
-        draws = generator(o.seed, "order", epoch)  # so that a continued run finds it again
-        return torch.randperm(o.samples, generator=draws).to(run.device)
-
-    def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        if o.batch is None or o.batch >= o.samples:
-            return x, y
-        epoch, part = divmod(step, -(-o.samples // o.batch))
-        chosen = order(epoch)[part * o.batch : (part + 1) * o.batch]
-        return x[chosen], y[chosen]
-
     def update(step: int) -> torch.Tensor:
-        inputs, labels = batch(step)
+        chosen = batch(o, step)
+        inputs, labels = x[chosen], y[chosen]
         if o.jr > 0:
             outputs, jacobian_norm = regulariser.outputs_and_norm(network.embed(inputs))
             loss = network.loss(outputs, labels) + o.jr * jacobian_norm
@@ -296,7 +299,8 @@ def figure(run: Run, o: Options, events: dict[str, int | None]) -> None:
     left.plot(m["step"], m["train_accuracy"], color=black, ls="--", label="train")
     left.plot(m["step"], m["test_accuracy"], color=black, label="test")
     if o.task == "parity":
-        left.plot(m["step"], m["relevant_share"], color=blue, label="relevant share")
+        share = "gradient, relevant share"
+        left.plot(m["step"], m["relevant_share"], color=blue, label=share)
         # x has entries ±1, so that no vector confined to k of them is closer to it.
         middle.axhline((o.k / o.n) ** 0.5, color="#888888", ls=":", lw=1.5, label="√(k/n)")
     else:
@@ -316,10 +320,7 @@ def figure(run: Run, o: Options, events: dict[str, int | None]) -> None:
                 axes.axvline(event, color="#888888", ls=style, lw=1.2, zorder=0)
         axes.set_ylabel(name)
         plots.step_axis(axes, m["step"][-1])
-        axes.legend()
-    if o.task == "parity":
-        left.legend(loc="center left")
-        left.set_ylabel("accuracy; relevant share of the gradient")
+        axes.legend(loc="upper left" if axes is left else "best")
     run.save_figure(drawing)
 
 
