@@ -15,7 +15,7 @@ import torch
 import yaml
 
 import delayed_tasks
-from delayed_tasks import Copy, Options, Parity, batch, first_step, main, points
+from delayed_tasks import Copy, Options, Parity, batch, first_step, points
 from lab.seeds import generator
 from utils import Centroids
 
@@ -34,6 +34,10 @@ SMALL = {
 def command(*arguments, cwd):
     words = [sys.executable, str(SCRIPT), "--device", "cpu", *arguments]
     return subprocess.run(words, cwd=cwd, capture_output=True, text=True, timeout=100)
+
+
+def main(arguments):
+    return delayed_tasks.main([*arguments, "--device", "cpu"])
 
 
 def rows(folder):
@@ -168,7 +172,7 @@ def test_one_update_of_parity_is_the_hinge_loss_and_the_jacobian_norm_by_hand(tm
 def grokked(tmp_path_factory):
     folder = tmp_path_factory.mktemp("grokked")
     arguments = ["--n", "20", "--width", "200", "--samples", "300", "--steps", "4000"]
-    assert main([*arguments, "--device", "cpu", "--out_dir", str(folder), "--name", "r"]) == 0
+    assert main([*arguments, "--out_dir", str(folder), "--name", "r"]) == 0
     return folder / "delayed_tasks" / "r"
 
 
@@ -217,7 +221,7 @@ def test_the_command_that_a_user_types(tmp_path):
 
 def test_parity_writes_the_same_columns_and_one_of_its_own(tmp_path):
     arguments = [*SMALL["parity"], "--steps", "20", "--jr", "0.01", "--name", "r"]
-    assert main([*arguments, "--device", "cpu", "--out_dir", str(tmp_path)]) == 0
+    assert main([*arguments, "--out_dir", str(tmp_path)]) == 0
     check(tmp_path / "delayed_tasks" / "r", ["relevant_share"], (0.1, 0.01, 32))
 
 
@@ -247,7 +251,7 @@ def test_killed_and_continued_is_bit_for_bit_the_same(task, tmp_path):
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert 0 < rows(folder)[-1]["step"] < 200
-    place = ["--device", "cpu", "--out_dir", str(tmp_path / "runs")]
+    place = ["--out_dir", str(tmp_path / "runs")]
     assert main([*shared, *place, "--name", "killed"]) == 0
     assert main([*shared, *place, "--name", "straight"]) == 0
     config = yaml.safe_load((folder / "config.yaml").read_text())
