@@ -2,16 +2,28 @@
 
 Sparse parity is the product of k of n signs, learnt by a ReLU network from minibatches (the set-up
 of Merrill et al. 2023, arXiv 2303.11873). Copying asks a one-layer transformer to repeat a
-sequence; its initial weights are three times too large, without which there is hardly a delay.
-Claims under test: centroid alignment rises when the network generalises; GrokAlign brings that
-forward.
+sequence; its initial weights are three times too large, which delays generalisation. Claims under
+test: centroid alignment rises when the network generalises; GrokAlign brings that forward.
 
     python delayed_tasks.py                    # parity
     python delayed_tasks.py --task copy        # --help lists what belongs to which task
     python delayed_tasks.py --jr 0.1           # either with GrokAlign
     python delayed_tasks.py --random_labels    # control: nothing to generalise to
 
-RESULT
+Result (seeds 0, 1, 2; one CPU thread of a busy machine, under a minute a run; steps at which
+training accuracy passes 0.99 and test accuracy 0.95, found on log-spaced measurements):
+
+              memorised           generalised           with GrokAlign, generalised
+    parity    952, 783, 952       6127, 4140, 3403      3754, 2798, 2537    --jr 0.1
+    copy      84, 128, 84         1653, 1080, 1394      768, 648, 705       --jr 0.01
+
+Parity: alignment is 0.14 at memorisation and 0.17 to 0.22 at generalisation on training points; on
+test points it goes from 0.00 to 0.17 in the end. Random labels leave it at 0.14 and 0.00. Its
+ceiling is √(k/n) = 0.27 once only k inputs matter. Copying: the centroid, the sum of all logits'
+gradients, tells nothing. It ends at −0.37 with true labels and at −0.34 with random ones, for
+cross-entropy leaves that sum free. The gradient of the margin, which is the centroid times the
+label where the output is a scalar, goes from 0.04 to 0.35 between memorisation and generalisation;
+random labels raise it to 0.23 on training points, and on test points not at all.
 """
 
 import copy
