@@ -27,16 +27,16 @@ random labels raise it to 0.23 on training points, and on test points not at all
 """
 
 import copy
-import functools
 from dataclasses import dataclass
 
 import torch
 
 from lab import plots
+from lab.batches import minibatch
 from lab.commands import command
 from lab.errors import UserError
 from lab.options import Shared, fields, option, parse
-from lab.runs import Run
+from lab.runs import Run, first_step
 from lab.seeds import generator
 from lab.training import train
 from lab.transformer import OneLayerTransformer
@@ -130,20 +130,6 @@ def points(o: Options, use: str) -> torch.Tensor:
         drawn = torch.randint(0, values, (number, components), generator=draws)
         found |= dict.fromkeys(map(tuple, drawn.tolist()))
     return torch.tensor(list(found)[:number])
-
-
-@functools.lru_cache(maxsize=1)
-def order(seed: int, samples: int, epoch: int) -> torch.Tensor:
-    """The points in the epoch's order, which depends on nothing that came before."""
-    return torch.randperm(samples, generator=generator(seed, "order", epoch))
-
-
-def batch(o: Options, step: int) -> torch.Tensor | slice:
-    """Which training points the update of this step learns from."""
-    if o.batch is None or o.batch >= o.samples:
-        return slice(None)
-    epoch, part = divmod(step, -(-o.samples // o.batch))
-    return order(o.seed, o.samples, epoch)[part * o.batch : (part + 1) * o.batch]
 
 
 class Parity(torch.nn.Module):
@@ -246,7 +232,7 @@ def train_network(run: Run, o: Options) -> None:
     regulariser = JacobianRegulariser(network, generator=projections)  # exact for a scalar output
 
     def update(step: int) -> torch.Tensor:
-        chosen = batch(o, step)
+        chosen = minibatch(o.seed, step, o.samples, o.batch)
         inputs, labels = x[chosen], y[chosen]
         if o.jr > 0:
             outputs, jacobian_norm = regulariser.outputs_and_norm(network.embed(inputs))
@@ -262,7 +248,6 @@ def train_network(run: Run, o: Options) -> None:
         margins = Centroids(lambda points: network.margins(network(points), labels))
         return margins(network.embed(inputs))
 
-    @torch.no_grad()
     def measure(step: int) -> dict[str, torch.Tensor]:
         outputs, outputs_test = network(network.embed(x)), network(network.embed(x_test))
         correct, correct_test = network.correct(outputs, y), network.correct(outputs_test, y_test)
@@ -296,12 +281,6 @@ def train_network(run: Run, o: Options) -> None:
 
     state = {"network": network, "optimiser": optimiser, "projections": projections}
     train(run, update, measure, state)
-
-
-def first_step(m: dict, column: str, level: float) -> int | None:
-    """The first measured step with `column` above `level`; None if there is none."""
-    above = m[column] > level
-    return int(m["step"][above.argmax()]) if above.any() else None
 
 
 def figure(run: Run, o: Options, events: dict[str, int | None]) -> None:

@@ -41,7 +41,7 @@ from lab.commands import command
 from lab.errors import UserError
 from lab.modular import ModularMLP, ModularTask, ModularTransformer, modular_addition
 from lab.options import Shared, option, parse
-from lab.runs import Run
+from lab.runs import Run, first_step
 from lab.seeds import generator
 from lab.training import train
 
@@ -148,7 +148,6 @@ def train_network(run: Run, o: Options, task: ModularTask, low: torch.Tensor) ->
     eigenvalues = spectra.eigenvalues(o.p).to(**place)
     snapshots = spectra.Snapshots(o.snapshot_stride)
 
-    @torch.no_grad()
     def measure(step: int) -> dict[str, torch.Tensor]:
         logits = network.grid()
         each = logits.flatten(0, 1)
@@ -184,13 +183,9 @@ def train_network(run: Run, o: Options, task: ModularTask, low: torch.Tensor) ->
 
 def events(metrics: dict[str, numpy.ndarray]) -> dict[str, float | None]:
     """First measured steps of memorisation and of generalisation, or None, and how it ended."""
-
-    def first(above: numpy.ndarray) -> int | None:
-        return int(metrics["step"][above.argmax()]) if above.any() else None
-
     return {
-        "memorised_at": first(metrics["train_accuracy"] > MEMORISED),
-        "grokked_at": first(metrics["test_accuracy"] > GROKKED),
+        "memorised_at": first_step(metrics, "train_accuracy", MEMORISED),
+        "grokked_at": first_step(metrics, "test_accuracy", GROKKED),
         "last_test_accuracy": float(metrics["test_accuracy"][-1]),
     }
 

@@ -230,6 +230,12 @@ def columns(rows: list[dict[str, float]]) -> dict[str, numpy.ndarray]:
     return {key: numpy.array([row[key] for row in rows]) for key in rows[0]} if rows else {}
 
 
+def first_step(metrics: dict[str, numpy.ndarray], column: str, level: float) -> int | None:
+    """The first measured step with `column` above `level`; None if there is none."""
+    above = metrics[column] > level
+    return int(metrics["step"][above.argmax()]) if above.any() else None
+
+
 def read_metrics(folder: str | Path) -> dict[str, numpy.ndarray]:
     """The columns of a run's metrics.csv; raises UserError if there is none or it is damaged."""
     path = Path(folder) / "metrics.csv"

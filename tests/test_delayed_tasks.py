@@ -1,7 +1,6 @@
 """Parity and copying: data, losses and margins by a second route, a run that groks, the command."""
 
 import csv
-import gc
 import math
 import os
 import signal
@@ -15,7 +14,9 @@ import torch
 import yaml
 
 import delayed_tasks
-from delayed_tasks import Copy, Options, Parity, batch, first_step, points
+from delayed_tasks import Copy, Options, Parity, points
+from lab.batches import minibatch
+from lab.runs import first_step
 from lab.seeds import generator
 from utils import Centroids
 
@@ -139,13 +140,15 @@ def test_the_margin_of_a_scalar_output_has_the_alignment_of_its_centroid_times_t
 
 
 def test_every_epoch_holds_every_point_once_in_an_order_of_its_own():
-    o = Options(samples=70, batch=32)
-    epochs = [torch.cat([batch(o, 3 * e + i) for i in range(3)]).tolist() for e in range(3)]
-    assert [len(batch(o, step)) for step in range(4)] == [32, 32, 6, 32]
+    def batch(step):
+        return minibatch(0, step, samples=70, size=32)
+
+    epochs = [torch.cat([batch(3 * e + i) for i in range(3)]).tolist() for e in range(3)]
+    assert [len(batch(step)) for step in range(4)] == [32, 32, 6, 32]
     assert all(sorted(epoch) == list(range(70)) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
-    assert torch.equal(batch(o, 1), torch.tensor(epochs[0][32:64]))  # after going back
-    assert batch(Options(task="copy"), 5) == slice(None)
+    assert torch.equal(batch(1), torch.tensor(epochs[0][32:64]))  # after going back
+    assert minibatch(0, 5, 70, None) == minibatch(0, 5, 70, 70) == slice(None)
 
 
 def test_one_update_of_parity_is_the_hinge_loss_and_the_jacobian_norm_by_hand(tmp_path):
@@ -272,7 +275,6 @@ def test_a_runs_own_config_gives_the_same_run(tmp_path, capsys):
     assert main([*SMALL["copy"], "--steps", "3", *place]) == 0
     folder = Path(capsys.readouterr().out.strip())
     before = (folder / "checkpoint.pt").stat().st_mtime_ns
-    gc.collect()  # the first run holds its folder until it is forgotten
     assert main(["--config", str(folder / "config.yaml")]) == 0
     assert Path(capsys.readouterr().out.strip()) == folder
     assert (folder / "checkpoint.pt").stat().st_mtime_ns == before
