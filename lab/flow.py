@@ -94,7 +94,7 @@ class ZeroLossFlow:
             raise UserError(str(error)) from None
 
     def here(self) -> Point:
-        """W₂, the velocity of W₁ and the squared norms; raises TrainingError if H Hᵀ is singular."""
+        """W₂, dW₁/dt and the squared norms; raises TrainingError if H Hᵀ is singular."""
         hidden, slope = self.activation(self.x @ self.w1)
         kernel = hidden @ hidden.T
         diagonal = kernel.diagonal()
