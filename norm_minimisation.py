@@ -8,6 +8,7 @@ and whose real and imaginary parts become orthogonal.
     python norm_minimisation.py                    # the flow
     python norm_minimisation.py --random_labels    # control: nothing to generalise
     python norm_minimisation.py --sgd              # AdamW from the same start beside it
+    python norm_minimisation.py --sgd --optimiser gd --lr 0.3 --weight_decay 1e-3
     python norm_minimisation.py --activation gelu  # or square, or --tied embeddings
 
 RESULT
@@ -41,7 +42,10 @@ class Options(Shared):
     ridge: float = option(
         RIDGE, "added to H Hᵀ, in units of the mean of its diagonal; 0 for none", least=0
     )
-    sgd: bool = option(False, "train with AdamW too, from the same start and for the same time")
+    sgd: bool = option(False, "train W₁ and W₂ too, from the same start and for the same time")
+    optimiser: str = option(
+        "adamw", "of --sgd; gd: gradient descent with L2 decay", choices=("adamw", "gd")
+    )
     lr: float = option(1e-3, "learning rate of --sgd", above=0)
     weight_decay: float = option(
         1.0, "weight decay of --sgd; lr × this is its unit of time", above=0
@@ -79,7 +83,7 @@ def embedding(o: Options, w1: torch.Tensor) -> torch.Tensor:
 
 
 class Network(torch.nn.Module):
-    """The same network, σ(X W₁) W₂, for AdamW."""
+    """The same network, σ(X W₁) W₂, for ordinary training."""
 
     def __init__(self, w1: torch.Tensor, w2: torch.Tensor) -> None:
         super().__init__()
@@ -99,19 +103,20 @@ def start(o: Options, device: torch.device):
 
 def train_network(run: Run, o: Options, x, y, t: ModularTask, flow: ZeroLossFlow) -> None:
     network = Network(flow.w1, flow.here().w2)
-    adamw = torch.optim.AdamW(network.parameters(), lr=o.lr, weight_decay=o.weight_decay)
+    kind = {"adamw": torch.optim.AdamW, "gd": torch.optim.SGD}[o.optimiser]
+    optimiser = kind(network.parameters(), lr=o.lr, weight_decay=o.weight_decay)
     counter = Counter()
     x_train, y_train = x[t.train], y[t.train]
 
     def update(step: int) -> torch.Tensor:
         squared_norm = flow.advance()
-        # AdamW's weights decay by the factor 1 − lr · weight_decay a step: so long is its step.
+        # The weights decay by the factor 1 − lr · weight_decay a step: so long is the step.
         while o.sgd and counter.steps * o.lr * o.weight_decay < flow.time:
             hidden, _ = flow.activation(x_train @ network.w1)
-            loss = (hidden @ network.w2 - y_train).square().mean()
-            adamw.zero_grad()
+            loss = 0.5 * (hidden @ network.w2 - y_train).square().sum(1).mean()
+            optimiser.zero_grad()
             loss.backward()
-            adamw.step()
+            optimiser.step()
             counter.steps += 1
         return squared_norm
 
@@ -137,18 +142,18 @@ def train_network(run: Run, o: Options, x, y, t: ModularTask, flow: ZeroLossFlow
         row = {"time": flow.time, **describe(flow.w1, flow.here().w2)}
         if o.sgd:
             beside = describe(network.w1, network.w2)
-            row |= {"adamw_steps": counter.steps}
-            row |= {f"adamw_{key}": value for key, value in beside.items()}
+            row |= {"trained_steps": counter.steps}
+            row |= {f"trained_{key}": value for key, value in beside.items()}
         return row
 
     state = {"flow": flow}
     if o.sgd:
-        state |= {"network": network, "adamw": adamw, "counter": counter}
+        state |= {"network": network, "optimiser": optimiser, "counter": counter}
     train(run, update, measure, state)
 
 
 class Counter:
-    """Updates that AdamW has made."""
+    """Updates that the optimiser has made."""
 
     steps = 0
 
@@ -177,10 +182,16 @@ def figure(run: Run, o: Options) -> None:
     norms.set_ylabel("squared norm")
     if o.sgd:
         accuracies.plot(
-            m["time"], m["adamw_train_accuracy"], color=orange, ls="--", label="train, AdamW"
+            m["time"],
+            m["trained_train_accuracy"],
+            color=orange,
+            ls="--",
+            label=f"train, {o.optimiser}",
         )
-        accuracies.plot(m["time"], m["adamw_test_accuracy"], color=orange, label="test, AdamW")
-        norms.plot(m["time"], m["adamw_squared_norm"], color=orange, label="AdamW")
+        accuracies.plot(
+            m["time"], m["trained_test_accuracy"], color=orange, label=f"test, {o.optimiser}"
+        )
+        norms.plot(m["time"], m["trained_squared_norm"], color=orange, label=o.optimiser)
     for colour, key in zip(
         (blue, pink, green, orange),
         ("frequency_dominance", "orthogonality", "ellipticity", "norm_spread"),
