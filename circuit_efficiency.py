@@ -148,12 +148,17 @@ def crossing(pairs: numpy.ndarray, difference: numpy.ndarray) -> float:
 
 
 def results(run: Run, o: Options) -> dict[str, object]:
-    """Critical sizes by norm and by accuracy, one a seed, and how fast the norms grow."""
+    """Critical sizes by norm and by accuracy, one a seed, and how fast the norms grow beyond."""
     t = tables(run, o)
     pairs = t["pairs"][0]
-    critical = [
-        crossing(pairs, random - true)
-        for true, random in zip(t["squared_norm"], t["random_squared_norm"], strict=True)
+    true, random = t["squared_norm"], t["random_squared_norm"]
+    critical = [crossing(pairs, difference) for difference in random - true]
+    beyond = pairs > numpy.mean(critical)
+    slopes = [
+        float(numpy.polyfit(pairs[beyond], norms.mean(0)[beyond], 1)[0])
+        if beyond.sum() > 1
+        else math.nan
+        for norms in (true, random)
     ]
     return {
         "critical_pairs": critical,
@@ -162,6 +167,7 @@ def results(run: Run, o: Options) -> dict[str, object]:
             float(numpy.interp(c, pairs, a))
             for c, a in zip(critical, t["test_accuracy"], strict=True)
         ],
+        "squared_norm_per_pair_beyond": dict(zip(("true", "random"), slopes, strict=True)),
     }
 
 
