@@ -89,6 +89,7 @@ class Network(torch.nn.Module):
         super().__init__()
         self.w1 = torch.nn.Parameter(w1.clone())
         self.w2 = torch.nn.Parameter(w2.clone())
+        self.register_buffer("steps", torch.zeros((), dtype=torch.float64))  # updates
 
 
 def start(o: Options, device: torch.device):
@@ -105,19 +106,18 @@ def train_network(run: Run, o: Options, x, y, t: ModularTask, flow: ZeroLossFlow
     network = Network(flow.w1, flow.here().w2)
     kind = {"adamw": torch.optim.AdamW, "gd": torch.optim.SGD}[o.optimiser]
     optimiser = kind(network.parameters(), lr=o.lr, weight_decay=o.weight_decay)
-    counter = Counter()
     x_train, y_train = x[t.train], y[t.train]
 
     def update(step: int) -> torch.Tensor:
         squared_norm = flow.advance()
         # The weights decay by the factor 1 − lr · weight_decay a step: so long is the step.
-        while o.sgd and counter.steps * o.lr * o.weight_decay < flow.time:
+        while o.sgd and network.steps * o.lr * o.weight_decay < flow.time:
             hidden, _ = flow.activation(x_train @ network.w1)
             loss = 0.5 * (hidden @ network.w2 - y_train).square().sum(1).mean()
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
-            counter.steps += 1
+            network.steps += 1
         return squared_norm
 
     def describe(w1: torch.Tensor, w2: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -142,26 +142,14 @@ def train_network(run: Run, o: Options, x, y, t: ModularTask, flow: ZeroLossFlow
         row = {"time": flow.time, **describe(flow.w1, flow.here().w2)}
         if o.sgd:
             beside = describe(network.w1, network.w2)
-            row |= {"trained_steps": counter.steps}
+            row |= {"trained_steps": network.steps}
             row |= {f"trained_{key}": value for key, value in beside.items()}
         return row
 
     state = {"flow": flow}
     if o.sgd:
-        state |= {"network": network, "optimiser": optimiser, "counter": counter}
+        state |= {"network": network, "optimiser": optimiser}
     train(run, update, measure, state)
-
-
-class Counter:
-    """Updates that the optimiser has made."""
-
-    steps = 0
-
-    def state_dict(self) -> dict[str, int]:
-        return {"steps": self.steps}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.steps = state["steps"]
 
 
 def figure(run: Run, o: Options) -> None:
