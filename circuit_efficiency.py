@@ -194,7 +194,8 @@ def figure(run: Run, o: Options) -> None:
     right.set_ylim(-0.03, 1.03)
     for panel in (left, right):
         panel.set_xlabel(f"training pairs of {o.p**2}")
-        panel.legend(loc="upper left")
+    left.legend(loc="lower right")
+    right.legend(loc="center right")
     left.set_title(f"mean and range of {o.seeds} seeds", fontsize=10)
     run.save_figure(drawing)
 

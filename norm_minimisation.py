@@ -186,7 +186,8 @@ def figure(run: Run, o: Options) -> None:
         strict=True,
     ):
         orders.plot(m["time"], m[key], color=colour, label=key.replace("_", " "))
-    orders.set_ylabel("embedding, 0 to 1 (spread: 0 to √(m−1))")
+    orders.set_ylabel("measure of the embedding")
+    orders.set_ylim(-0.03, 1.03)
     for panel in (accuracies, norms, orders):
         panel.set_xscale("symlog", linthresh=0.1, linscale=0.5)
         panel.set_xlim(0, max(m["time"][-1], 0.1))
