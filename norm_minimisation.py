@@ -2,16 +2,23 @@
 
 A two-layer network that fits its training pairs from the first moment on, and only minimises its
 squared norm, by the flow of arXiv 2511.01938 (lab/flow.py). Claims: it generalises late, as
-ordinary training does, and comes to represent numbers by Fourier features, whose norms equalise
-and whose real and imaginary parts become orthogonal.
+ordinary training does, and comes to represent numbers by Fourier features, on circles; the sibling
+project adds that their norms equalise and their real and imaginary parts become orthogonal.
 
     python norm_minimisation.py                    # the flow
     python norm_minimisation.py --random_labels    # control: nothing to generalise
-    python norm_minimisation.py --sgd              # AdamW from the same start beside it
-    python norm_minimisation.py --sgd --optimiser gd --lr 0.3 --weight_decay 1e-3
     python norm_minimisation.py --activation gelu  # or square, or --tied embeddings
+    python norm_minimisation.py --sgd              # AdamW from the same start beside it
+    python norm_minimisation.py --sgd --optimiser gd --lr 0.3 --weight_decay 1e-3 --steps 500
 
-RESULT
+Result, p = 23, 264 of 529 pairs, float64, 3 seeds of each kind of flow: the train error stays below
+1e-13 and the test accuracy passes 0.95 at time 3.6 to 4.0 (ReLU), 2.0 (GELU), 2.4 to 2.6 (square),
+6.4 to 7.3 (tied); random labels stay at chance. The energy in each neuron's strongest frequency
+rises from 0.27 (chance) to 0.81, with random labels to 0.29. That the norms equalise and the parts
+become orthogonal says little: a wide random embedding has both already, and with square units
+the norms' spread doubles. Gradient descent with little decay does as the flow does, later, with
+‖W₁‖² = ‖W₂‖²; AdamW generalises later still, while its squared norm grows. About 10 s of CPU time,
+with AdamW 90 s, with gradient descent 2 min, on one thread.
 """
 
 from dataclasses import dataclass
