@@ -199,7 +199,6 @@ def figure(run: Run, o: Options) -> None:
     for panel in (left, right):
         panel.set_xlabel(f"training pairs of {o.p**2}")
     left.legend(loc="lower right")
-    right.legend(loc="center right")
     left.set_title(f"mean and range of {o.seeds} seeds", fontsize=10)
     run.save_figure(drawing)
 
