@@ -115,7 +115,6 @@ def train_network(run: Run, o: Options) -> None:
 
     followed = int((y == 1).nonzero()[0]) if (y == 1).any() else 0
 
-    @torch.no_grad()
     def measure(step: int) -> dict[str, torch.Tensor]:
         outputs = network(x)
         clean = network.first(x_test)
@@ -158,9 +157,9 @@ def figure(run: Run) -> None:
     left.set_ylabel("centroid alignment of a training point")
     right.plot(m["step"], m["train_accuracy"], color=plots.COLOURS[-1], ls="--", label="train")
     right.plot(m["step"], m["test_accuracy"], color=plots.COLOURS[-1], label="test")
-    plots.graded_lines(right, m["step"], {f"noise {s}": m[f"accuracy_at_{s}"] for s in NOISE})
+    plots.graded_lines(right, m["step"], {f"noise, σ = {s}": m[f"accuracy_at_{s}"] for s in NOISE})
     right.set_ylabel("accuracy")
-    right.legend(loc="lower right")
+    right.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
     for axes in (left, right):
         plots.step_axis(axes, m["step"][-1])
     run.save_figure(drawing)

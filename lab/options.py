@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import math
 import sys
 import typing
@@ -24,6 +25,10 @@ import jsonargparse
 import torch
 
 from lab.errors import UserError
+
+
+class NotTaken(argparse.ArgumentTypeError, ValueError):
+    """A value that an option does not take; argparse and jsonargparse each catch their own base."""
 
 
 class Takes:
@@ -43,11 +48,11 @@ class Takes:
         self.least, self.above, self.most, self.choices = least, above, most, choices
 
     def __call__(self, value: object) -> object:
-        """The value in its type; raises ArgumentTypeError, which names what is taken instead."""
+        """The value in its type; raises NotTaken, which says what is taken instead."""
         try:
             return self._convert(value)
         except (TypeError, ValueError, OverflowError):
-            raise argparse.ArgumentTypeError(f"takes {self}, got {value!r}") from None
+            raise NotTaken(f"takes {self}, got {value!r}") from None
 
     def _convert(self, value: object) -> object:
         if self.optional and (value is None or value in ("none", "null")):
@@ -174,6 +179,8 @@ class Shared:
             for key, value in self.identity().items()
             if value != defaults[key]
         ]
+        if self.name is not None and (self.name in ("", ".", "..") or set(self.name) & set("/\\")):
+            raise UserError(f"--name takes a folder's name, without slashes, got {self.name!r}")
         return self.name or ",".join(parts) or "default"
 
 
@@ -220,7 +227,13 @@ def parse(
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
-        add_help=False,
+    )
+    parser.add_argument(
+        "--config",
+        action="config",
+        metavar="FILE",
+        help="YAML file of options, as --print_config prints it or as a run's config.yaml holds "
+        "it; flags win over the file",
     )
     hints = typing.get_type_hints(cls)
     shared = {f.name for f in dataclasses.fields(Shared)}
@@ -247,21 +260,30 @@ def parse(
                 else {int: "N", float: "X", str: "TEXT"}[takes[f.name].kind],
                 help=f"{f.metadata['help']} (default: {default})",
             )
-    groups[True].add_argument(
-        "--config", action="config", help="YAML file of options, as --print_config prints it or a "
-        "run's config.yaml; flags win over the file"
-    )  # fmt: skip
     # So that a run's own config.yaml can be given back as --config.
     for written_by_the_run in ("--provenance", "--results"):
         parser.add_argument(written_by_the_run, type=dict[str, typing.Any], help=argparse.SUPPRESS)
-    groups[True].add_argument("-h", "--help", action="help", help="show this page and exit")
-    parsed = vars(parser.parse_args(argv))
+    parsed = vars(parser.parse_args(_files_first(sys.argv[1:] if argv is None else argv)))
     try:
         values = {}
         for name, check in takes.items():
             # Checked here too, since a file's `null` and a flag's value pass unseen.
             current = name
             values[name] = check(parsed[name])
-    except argparse.ArgumentTypeError as error:
+    except NotTaken as error:
         parser.error(f"argument --{current}: {error}")
     return cls(**values)
+
+
+def _files_first(argv: list[str]) -> list[str]:
+    """Moves --config to the front, since what comes later wins and flags shall win."""
+    files, flags = [], []
+    words = iter(argv)
+    for word in words:
+        if word == "--config":
+            files += [word, *itertools.islice(words, 1)]
+        elif word.startswith("--config="):
+            files.append(word)
+        else:
+            flags.append(word)
+    return files + flags

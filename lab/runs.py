@@ -107,6 +107,10 @@ class Run:
         self._config["results"] = results
         self._write_config()
 
+    def results(self) -> dict[str, Any]:
+        """What `store` has put into config.yaml."""
+        return self._config.get("results", {})
+
     def saved_state(self, name: str) -> dict[str, Any]:
         """The checkpoint's state of one part, on the CPU, for figures that need the network."""
         return self._saved[name]
@@ -196,14 +200,15 @@ class Run:
             self._write_config()
 
     def _lock(self) -> None:
-        """Holds the folder until this process ends, however it ends."""
+        """Keeps other processes out of the folder until this one ends, however it ends."""
         with contextlib.suppress(ImportError):  # not on Windows
             import fcntl
 
             self._lock_file = (self.folder / ".lock").open("w")
             try:
-                fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+                # Not flock: a second run in the same process may follow the first at once.
+                fcntl.lockf(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
                 raise UserError(f"another process is working in {self.folder}") from None
         for left_over in self.folder.glob("*.tmp"):
             left_over.unlink()

@@ -48,7 +48,7 @@ def train(
     Args:
         run: where to record; its options give `steps`, `num_logs` and `checkpoint_every`.
         update: step -> loss; makes one update of the parameters.
-        measure: step -> metrics, numbers or tensors of one element.
+        measure: step -> metrics, numbers or tensors of one element; called under `no_grad`.
         state: name -> module, optimiser or generator: everything that an update changes.
         stop: row of metrics -> whether the run ends with it, before all updates are made.
         measured: steps of measurement; those of `log_steps` when None.
@@ -57,6 +57,8 @@ def train(
         TrainingError: when the loss is not finite; the last good checkpoint stays.
         Interrupted: after SIGINT or SIGTERM, when the checkpoint has been written.
     """
+    if run.finished:
+        return
     options = run.options
     if measured is None:
         measured = set(log_steps(options.steps, options.num_logs))
@@ -66,12 +68,15 @@ def train(
 
     with _signals() as received, _progress(run) as progress:
         while True:
+            began = time.monotonic()
             done = step == options.steps
             due = time.monotonic() - saved_at >= options.checkpoint_every
             if done or due or received or step in measured:
                 _check(run, losses, step)
+                seconds += time.monotonic() - began  # an accelerator may still have been at work
             if step in measured and not (run.rows and run.rows[-1]["step"] == step):
-                values = {key: float(value) for key, value in measure(step).items()}
+                with torch.no_grad():
+                    values = {key: float(value) for key, value in measure(step).items()}
                 if not math.isfinite(values.get("loss", 0.0)):
                     raise _not_finite(run, values["loss"], step)
                 run.record(step, values)

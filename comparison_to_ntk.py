@@ -1,0 +1,258 @@
+"""Figure 3: a changing centroid inner product marks the feature-learning regime.
+
+A two-layer scalar ReLU network tells zeros from ones on MNIST by full-batch gradient descent on
+the binary cross-entropy (Section 4.1). Claims: ⟨x, μ_x⟩ changes exactly as the neural tangent
+kernel says (Theorem 9), and alignment stops rising once the norm of the centroid grows.
+
+    python comparison_to_ntk.py
+    python comparison_to_ntk.py --scaling      # Figure 10: a grid of scales, all trained together
+
+Two layers as in the paper; the official code's default is three. The rate of Theorem 9 includes
+the output scale, which the official code leaves out.
+
+RESULT
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy
+import torch
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from lab import images, plots
+from lab.commands import command
+from lab.errors import UserError
+from lab.images import ImageOptions
+from lab.kernels import kernel_row
+from lab.models import relu_mlp
+from lab.options import option, parse
+from lab.runs import Run
+from lab.seeds import generator
+from lab.training import train
+from utils import Centroids
+
+SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)  # of Figure 10, for weights and output alike
+
+
+@dataclass
+class Options(ImageOptions):
+    """Section 4.1's set-up."""
+
+    width: int = option(64, "hidden units of a layer", least=1)
+    depth: int = option(2, "layers of weights", least=2)
+    init_scale: float = option(1.0, "factor on all initial weights", above=0)
+    output_scale: float = option(1.0, "factor on the output", above=0)
+    lr: float = option(0.01, "learning rate of full-batch gradient descent", above=0)
+    scaling: bool = option(False, "train the grid of scales of Figure 10 instead, in two layers")
+    scaling_seeds: int = option(2, "initialisations of each pair of scales in the grid", least=1)
+    steps: int = option(4000, "full-batch updates", least=0)
+    dtype: str = option("float64", "precision of training", choices=("float32", "float64"))
+
+
+class Network(torch.nn.Module):
+    """f(x) = s · W₂ ReLU(W₁ x) with output scale s, without biases."""
+
+    def __init__(self, o: Options, inputs: int) -> None:
+        super().__init__()
+        widths = [inputs, *[o.width] * (o.depth - 1), 1]
+        self.layers = relu_mlp(widths, generator(o.seed, "weights"), o.init_scale)
+        self.output_scale = o.output_scale
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # (B, D) → (B,)
+        return self.output_scale * self.layers(x)[:, 0]
+
+
+def train_network(run: Run, data: images.Images, o: Options) -> None:
+    x, y, x_test, y_test = data
+    y, y_test = y.to(x.dtype), y_test.to(x.dtype)
+    network = Network(o, x.shape[1]).to(x)
+    optimiser = torch.optim.SGD(network.parameters(), lr=o.lr)
+    followed = int((y == 1).nonzero()[0])  # labelled 1, so that its inner product rises
+    centroids = Centroids(network)
+
+    def loss_of(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return binary_cross_entropy_with_logits(outputs, labels)
+
+    def update(step: int) -> torch.Tensor:
+        loss = loss_of(network(x), y)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        return loss
+
+    def after_one_update() -> torch.Tensor:
+        """⟨x, μ_x⟩ of the followed point after the next update, which is not made."""
+        with torch.enable_grad():
+            gradients = torch.autograd.grad(loss_of(network(x), y), list(network.parameters()))
+        moved = {
+            name: p - o.lr * g
+            for (name, p), g in zip(network.named_parameters(), gradients, strict=True)
+        }
+        point = x[followed : followed + 1]
+        return Centroids(lambda z: torch.func.functional_call(network, moved, (z,)))(
+            point
+        ).inner_products[0]
+
+    def measure(step: int) -> dict[str, torch.Tensor]:
+        outputs, outputs_test = network(x), network(x_test)
+        kernel = kernel_row(network, x[followed], x)
+        point = centroids(x[followed : followed + 1])
+        # Theorem 9: the change of ⟨x, μ_x⟩ in one update of learning rate η.
+        rate = o.lr * (kernel * (y - torch.sigmoid(outputs))).mean()
+        return {
+            "loss": loss_of(outputs, y),
+            "test_loss": loss_of(outputs_test, y_test),
+            "train_accuracy": ((outputs > 0) == (y > 0)).double().mean(),
+            "test_accuracy": ((outputs_test > 0) == (y_test > 0)).double().mean(),
+            "ntk_mean": (kernel.sum() - kernel[followed]) / (len(x) - 1),
+            "inner_product": point.inner_products[0],
+            "inner_product_rate": rate,
+            "inner_product_difference": after_one_update() - point.inner_products[0],
+            "alignment": point.alignments[0],
+            "centroid_norm": point.norms[0],
+        }
+
+    train(run, update, measure, {"network": network, "optimiser": optimiser})
+
+
+class Ensemble(torch.nn.Module):
+    """Two-layer networks of all scales and seeds, side by side: one product trains them all."""
+
+    def __init__(self, o: Options, inputs: int) -> None:
+        super().__init__()
+        self.members = [
+            {"init_scale": init, "output_scale": output, "seed": o.seed + seed}
+            for init in SCALES
+            for output in SCALES
+            for seed in range(o.scaling_seeds)
+        ]
+        networks = [Network(replace(o, **member), inputs) for member in self.members]
+        self.w1 = torch.nn.Parameter(torch.stack([n.layers[0].weight.data for n in networks]))
+        self.w2 = torch.nn.Parameter(torch.stack([n.layers[2].weight.data[0] for n in networks]))
+        self.register_buffer("scales", torch.tensor([n.output_scale for n in networks]))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # (B, D) → (B, R)
+        hidden = torch.relu(x @ self.w1.flatten(0, 1).T).view(len(x), *self.w2.shape)
+        return (hidden * self.w2).sum(-1) * self.scales
+
+    def one(self, r: int):
+        """Network r alone, (B, D) → (B,)."""
+        return lambda x: torch.relu(x @ self.w1[r].T) @ self.w2[r] * self.scales[r]
+
+
+def train_ensemble(run: Run, data: images.Images, o: Options) -> None:
+    x, y = data.x, data.y.to(data.x.dtype)
+    ensemble = Ensemble(o, x.shape[1]).to(x)
+    optimiser = torch.optim.SGD(ensemble.parameters(), lr=o.lr)
+    followed = int((y == 1).nonzero()[0])
+    labels = y[:, None].expand(-1, len(ensemble.members))
+
+    # At initialisation, over the training points: Theorem 9's rate, and 1 / ‖μ‖.
+    start = []
+    for r, member in enumerate(ensemble.members):
+        network = Network(replace(o, **member), x.shape[1]).to(x)
+        kernel = kernel_row(network, x[followed], x)
+        rate = o.lr * (kernel * (y - torch.sigmoid(network(x)))).mean()
+        reciprocal = Centroids(ensemble.one(r))(x).norms.reciprocal().mean()
+        start.append({"rate": rate.item(), "reciprocal_norm": reciprocal.item()})
+
+    def update(step: int) -> torch.Tensor:
+        # A sum over the networks, so that each gets the gradient of its own mean loss.
+        loss = binary_cross_entropy_with_logits(ensemble(x), labels, reduction="sum") / len(x)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        return loss
+
+    def measure(step: int) -> dict[str, torch.Tensor]:
+        point = x[followed : followed + 1]
+        names = [",".join(f"{k}={v}" for k, v in m.items()) for m in ensemble.members]
+        return {
+            f"alignment[{name}]": Centroids(ensemble.one(r))(point).alignments[0]
+            for r, name in enumerate(names)
+        }
+
+    train(run, update, measure, {"ensemble": ensemble, "optimiser": optimiser})
+    columns = list(run.metrics().values())[1:]
+    run.store(
+        {
+            "networks": [
+                {**member, **begun, "max_alignment": float(alignment.max())}
+                for member, begun, alignment in zip(ensemble.members, start, columns, strict=True)
+            ]
+        }
+    )
+
+
+def feature_learning(steps: numpy.ndarray, kernel: numpy.ndarray) -> tuple[float, float]:
+    """From the kernel's first 5 % of its way between lowest and highest value to the last 5 %."""
+    way = abs(numpy.diff(kernel)).cumsum() / max(abs(numpy.diff(kernel)).sum(), 1e-300)
+    return steps[1:][way >= 0.05][0], steps[1:][way >= 0.95][0]
+
+
+def figure(run: Run) -> None:
+    m = run.metrics()
+    drawing, axes = plots.panels(3, run.command())
+    axes[0].plot(m["step"], m["ntk_mean"], color=plots.COLOURS[0])
+    axes[0].set_ylabel("mean neural tangent kernel")
+    axes[1].plot(m["step"], m["inner_product"], color=plots.COLOURS[0])
+    axes[1].set_ylabel("inner product ⟨x, μ⟩")
+    if len(m["step"]) > 2:
+        for panel in axes[:2]:
+            panel.axvspan(
+                *feature_learning(m["step"], m["ntk_mean"]),
+                color=plots.COLOURS[2], alpha=0.15, label="5 to 95 % of the kernel's change",
+            )  # fmt: skip
+        axes[0].legend(loc="upper left")
+    plots.coloured_line(
+        axes[2], m["step"], m["alignment"], m["centroid_norm"], "norm of the centroid"
+    )
+    axes[2].set_ylabel("centroid alignment")
+    for panel in axes:
+        plots.step_axis(panel, m["step"][-1])
+    run.save_figure(drawing)
+
+
+def scaling_figure(run: Run) -> None:
+    networks = run.results()["networks"]
+    value = {key: numpy.array([n[key] for n in networks]) for key in networks[0]}
+    drawing, (left, right) = plots.panels(2, run.command())
+    points = left.scatter(
+        value["rate"], value["reciprocal_norm"], c=value["max_alignment"], cmap=plots.SEQUENTIAL
+    )
+    left.set(
+        xscale="log", yscale="log",
+        xlabel="initial change of ⟨x, μ⟩ an update (Theorem 9)", ylabel="mean of 1 / ‖μ‖",
+    )  # fmt: skip
+    drawing.colorbar(points, ax=left, label="largest alignment during training")
+    for i, (scaled, other) in enumerate([("init", "output"), ("output", "init")]):
+        means = [
+            value["max_alignment"][(value[f"{scaled}_scale"] == s) & (value[f"{other}_scale"] == 1)]
+            for s in SCALES
+        ]
+        right.errorbar(
+            SCALES, [m.mean() for m in means],
+            [[m.mean() - m.min() for m in means], [m.max() - m.mean() for m in means]],
+            marker="o", capsize=3, color=plots.COLOURS[i],
+            label={"init": "weights scaled", "output": "output scaled"}[scaled],
+        )  # fmt: skip
+    right.set(xscale="log", xlabel="scale", ylabel="largest alignment (mean and range)")
+    right.legend()
+    run.save_figure(drawing)
+
+
+@command
+def main(argv=None) -> None:
+    o = parse(Options, __doc__, argv)
+    if o.scaling and o.depth != 2:
+        raise UserError(f"--scaling takes --depth 2, got {o.depth}")
+    data = images.load(o, classes=(0, 1))
+    run = Run("comparison_to_ntk", o)
+    if not run.finished:
+        (train_ensemble if o.scaling else train_network)(run, data, o)
+    (scaling_figure if o.scaling else figure)(run)
+    print(run.folder)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

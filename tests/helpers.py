@@ -1,0 +1,49 @@
+"""Runs the commands that users type, and interrupts them."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def start(script: str, *arguments: object, folder: Path) -> subprocess.Popen:
+    """Starts `python <script> <arguments>` in `folder`, on one thread."""
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / script), *map(str, arguments)],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(script: str, *arguments: object, folder: Path) -> subprocess.CompletedProcess:
+    """Runs a script to its end; the result has `returncode`, `stdout` and `stderr`."""
+    process = start(script, *arguments, folder=folder)
+    out, err = process.communicate(timeout=120)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def interrupt(
+    script: str,
+    *arguments: object,
+    folder: Path,
+    run_folder: Path,
+    rows: int,
+    signal: signal.Signals,
+) -> subprocess.CompletedProcess:
+    """Starts a script and sends it a signal once metrics.csv has `rows` measurements."""
+    process = start(script, *arguments, folder=folder)
+    metrics = run_folder / "metrics.csv"
+    while process.poll() is None:
+        if metrics.exists() and len(metrics.read_text().splitlines()) > rows:
+            process.send_signal(signal)
+            break
+        time.sleep(0.002)
+    out, err = process.communicate(timeout=120)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)

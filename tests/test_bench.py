@@ -1,0 +1,398 @@
+"""lab/: options, runs, training and seeds, on a network that trains in milliseconds."""
+
+import csv
+import itertools
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from lab import commands, options, runs, training
+from lab.errors import TrainingError, UserError
+from lab.options import Shared, option, parse
+from lab.runs import Run
+from lab.seeds import generator
+
+
+@dataclass
+class Options(Shared):
+    width: int = option(3, "hidden units", least=1)
+    lr: float = option(0.1, "learning rate", above=0)
+    jr: float | None = option(0.0, "weight of the regulariser", least=0)
+    kind: str = option("a", "which one", choices=("a", "b"))
+    flag: bool = option(False, "whether")
+    steps: int = option(20, "updates", least=0)
+
+
+@pytest.fixture
+def parsed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return lambda *words: parse(Options, "About.", [str(word) for word in words])
+
+
+def toy(run, die_at=None, explode_at=None, stop=None):
+    """Trains a linear map on noisy data drawn in every update; may die or diverge on the way."""
+    o = run.options
+    model = torch.nn.Linear(o.width, 1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(generator=generator(o.seed, "weights"))
+    optimiser = torch.optim.Adam(model.parameters(), lr=o.lr)
+    draws = generator(o.seed, "draws")
+
+    def update(step):
+        if step == die_at:
+            raise RuntimeError("killed")
+        x = torch.randn(8, o.width, generator=draws)
+        loss = (model(x) - x.sum(1, keepdim=True)).square().mean()
+        if step == explode_at:
+            loss = loss * float("inf")
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        return loss
+
+    def measure(step):
+        return {"loss": model.weight.detach().square().sum(), "test_accuracy": model.bias.sum()}
+
+    state = {"model": model, "optimiser": optimiser, "draws": draws}
+    training.train(run, update, measure, state, stop)
+    return model
+
+
+# Options
+
+
+def test_defaults_flags_and_types(parsed):
+    o = parsed("--width", 5, "--lr", "1e-3", "--jr", "none", "--kind", "b", "--flag")
+    assert (o.width, o.lr, o.jr, o.kind, o.flag, o.seed) == (5, 1e-3, None, "b", True, 0)
+    assert o.run_name() == "width=5,lr=0.001,jr=None,kind=b,flag"
+    assert parsed().run_name() == "default"
+    assert (
+        parsed("--device", "cpu", "--out_dir", "x", "--checkpoint_every", 1).run_name() == "default"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--width", "0"], "--width takes a whole number of at least 1, got '0'"),
+        (["--width", "2.5"], "--width takes a whole number of at least 1, got '2.5'"),
+        (["--width"], "--width expected one argument"),
+        (["--lr", "0"], "--lr takes a number above 0, got '0'"),
+        (["--lr", "nan"], "--lr takes a number above 0"),
+        (["--lr", "inf"], "--lr takes a number above 0"),
+        (["--jr", "-1"], "--jr takes a number of at least 0, or none, got '-1'"),
+        (["--kind", "c"], "--kind takes one of a, b, got 'c'"),
+        (["--wid", "3"], "unknown option --wid 3"),
+        (["--flag", "3"], "unknown option 3"),
+        (["--num_logs", "1"], "--num_logs takes a whole number of at least 2"),
+        (["--config", "no.yaml"], "no.yaml"),
+    ],
+)
+def test_bad_flags_are_one_line_and_exit_code_2(parsed, capsys, words, says):
+    with pytest.raises(SystemExit) as exit:
+        parsed(*words)
+    message = capsys.readouterr().err
+    assert exit.value.code == 2
+    assert message.count("\n") == 1
+    assert says in message
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("widht: 3", "unknown option 'widht'"),
+        ("width: zero", "--width takes a whole number of at least 1, got 'zero'"),
+        ("width: null", "--width takes a whole number of at least 1, got None"),
+        ("flag: 7", "--flag takes true or false, got 7"),
+        ("width: true", "--width takes a whole number"),
+        ("width: [", "--config takes a YAML file"),
+        ("- 3", "--config takes a YAML file"),
+    ],
+)
+def test_bad_files_are_one_line_and_exit_code_2(parsed, capsys, tmp_path, text, says):
+    (tmp_path / "o.yaml").write_text(text)
+    with pytest.raises(SystemExit) as exit:
+        parsed("--config", "o.yaml")
+    message = capsys.readouterr().err
+    assert exit.value.code == 2
+    assert message.count("\n") == 1
+    assert says in message
+
+
+def test_flags_win_over_the_file_wherever_they_stand(parsed, tmp_path):
+    (tmp_path / "o.yaml").write_text("width: 7\nlr: 1e-3\nflag: true\n")
+    for words in (["--config", "o.yaml", "--width", 9], ["--width", 9, "--config=o.yaml"]):
+        o = parsed(*words)
+        assert (o.width, o.lr, o.flag) == (9, 1e-3, True)
+
+
+def test_printed_configuration_can_be_given_back(parsed, capsys, tmp_path):
+    with pytest.raises(SystemExit):
+        parsed("--width", 9, "--jr", "none", "--flag", "--print_config")
+    (tmp_path / "o.yaml").write_text(capsys.readouterr().out)
+    assert parsed("--config", "o.yaml") == parsed("--width", 9, "--jr", "none", "--flag")
+
+
+def test_help_names_every_option_with_its_default(parsed, capsys):
+    with pytest.raises(SystemExit) as exit:
+        parsed("--help")
+    page = " ".join(capsys.readouterr().out.split())
+    assert exit.value.code == 0
+    for f in options.fields(Options):
+        assert f"--{f.name}" in page
+        assert f.metadata["help"] in page
+    assert "(default: 0.1)" in page
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:0", "mps", "tpu"])
+def test_a_device_that_is_not_there_is_named(parsed, monkeypatch, device):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert parsed().torch_device().type == "cpu"
+    with pytest.raises(UserError, match=f"--device takes one of auto, cpu .* '{device}'"):
+        parsed("--device", device).torch_device()
+
+
+def test_auto_prefers_cuda_then_mps_but_not_mps_in_float64(parsed, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert parsed().torch_device().type == "mps"
+    assert parsed("--dtype", "float64").torch_device().type == "cpu"
+    with pytest.raises(UserError, match="float64"):
+        parsed("--dtype", "float64", "--device", "mps").torch_device()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert parsed().torch_device().type == "cuda"
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "", "a\\b"])
+def test_a_name_that_is_no_folder_name_is_refused(parsed, name):
+    with pytest.raises(UserError, match="--name"):
+        Run("toy", parsed("--name", name))
+
+
+# Steps of measurement and seeds
+
+
+@pytest.mark.parametrize(
+    ("steps", "num_logs"), [(0, 64), (1, 2), (7, 3), (1000, 64), (36_000, 128)]
+)
+def test_log_steps_begin_at_zero_and_end_at_the_last(steps, num_logs):
+    found = training.log_steps(steps, num_logs)
+    assert (found[0], found[-1]) == (0, steps)
+    assert found == sorted(set(found))
+    assert len(found) <= num_logs
+    late = [b / a for a, b in itertools.pairwise(found) if a > steps / 10]
+    if num_logs == 128:  # equal ratios, but for rounding
+        assert max(late) / min(late) < 1.01
+
+
+def test_generators_of_different_uses_and_seeds_are_independent():
+    draws = {
+        key: tuple(torch.randn(3, generator=generator(*key)).tolist())
+        for key in [(0, "data"), (1, "data"), (0, "weights"), (0, "noise", 1), (0, "noise", 11)]
+    }
+    assert len(set(draws.values())) == 5
+    assert tuple(torch.randn(3, generator=generator(0, "data")).tolist()) == draws[0, "data"]
+
+
+# Runs
+
+
+def files(folder):
+    return {p.name for p in folder.iterdir() if p.name != ".lock"}
+
+
+def test_a_run_makes_exactly_the_updates_asked_for(parsed):
+    run = Run("toy", parsed("--steps", 12, "--num_logs", 5))
+    counted = []
+    training.train(
+        run, lambda step: counted.append(step) or torch.zeros(()), lambda step: {"loss": 0.0}, {}
+    )
+    assert counted == list(range(12))
+    assert [row["step"] for row in run.rows] == training.log_steps(12, 5)
+    assert run.finished
+
+
+def test_a_folder_holds_configuration_metrics_and_provenance(parsed):
+    run = Run("toy", parsed("--width", 4))
+    toy(run)
+    run.store({"t_grok": 7})
+    assert run.folder.as_posix() == "runs/toy/width=4"
+    assert files(run.folder) == {"config.yaml", "metrics.csv", "checkpoint.pt"}
+    config = yaml.safe_load((run.folder / "config.yaml").read_text())
+    assert config["width"] == 4
+    assert config["results"] == {"t_grok": 7}
+    assert set(config["provenance"]) >= {"command", "commit", "device", "packages", "finished"}
+    assert config["provenance"]["packages"]["torch"] == torch.__version__.split("+")[0]
+    # It can be given back, to make the same run.
+    again = parsed("--config", str(run.folder / "config.yaml"), "--out_dir", "again")
+    assert again.run_name() == "width=4"
+    with (run.folder / "metrics.csv").open() as file:
+        header = next(csv.reader(file))
+    assert header == ["step", "loss", "test_accuracy"]
+    assert runs.read_metrics(run.folder)["loss"].tolist() == [row["loss"] for row in run.rows]
+
+
+@pytest.mark.parametrize("die_at", [0, 1, 7, 19])
+@pytest.mark.parametrize("checkpoint_every", [0, 1000])
+def test_resume_is_exact_wherever_it_died(parsed, die_at, checkpoint_every):
+    whole = toy(Run("toy", parsed("--name", "whole")))
+    words = ("--name", "cut", "--checkpoint_every", checkpoint_every)
+    with pytest.raises(RuntimeError, match="killed"):
+        toy(Run("toy", parsed(*words)), die_at=die_at)
+    run = Run("toy", parsed(*words))
+    assert run.step == (die_at if checkpoint_every == 0 else 0)
+    cut = toy(run)
+    for one, other in zip(whole.parameters(), cut.parameters(), strict=True):
+        assert torch.equal(one, other)
+    metrics = [(run.folder.parent / n / "metrics.csv").read_bytes() for n in ("whole", "cut")]
+    assert metrics[0] == metrics[1]
+    if checkpoint_every == 0 and die_at:
+        continued = yaml.safe_load((run.folder / "config.yaml").read_text())["provenance"]
+        assert continued["continued"][0]["at_step"] == die_at
+
+
+@pytest.mark.parametrize("torn", ["metrics.csv", "checkpoint.pt", "config.yaml"])
+def test_a_write_that_is_cut_off_leaves_the_old_file(parsed, monkeypatch, torn):
+    whole = Run("toy", parsed("--name", "whole"))
+    toy(whole)
+    calls, honest = [], os.fsync
+
+    def dying(descriptor):
+        name = Path(f"/proc/self/fd/{descriptor}").readlink().name
+        calls.append(name)
+        if name == torn + ".tmp" and calls.count(name) == (1 if torn == "config.yaml" else 9):
+            os.ftruncate(descriptor, 10)
+            raise KeyboardInterrupt  # nothing in lab/ may catch it
+        honest(descriptor)
+
+    if not Path("/proc/self/fd").is_dir():
+        pytest.skip("needs /proc to see which file is written")
+    monkeypatch.setattr(os, "fsync", dying)
+    with pytest.raises(KeyboardInterrupt):
+        toy(Run("toy", parsed("--name", "cut", "--checkpoint_every", 0)))
+    monkeypatch.setattr(os, "fsync", honest)
+    run = Run("toy", parsed("--name", "cut"))
+    toy(run)
+    assert (run.folder / "metrics.csv").read_bytes() == (whole.folder / "metrics.csv").read_bytes()
+    assert files(run.folder) == {"config.yaml", "metrics.csv", "checkpoint.pt"}
+
+
+def test_a_finished_run_is_not_trained_again(parsed):
+    toy(Run("toy", parsed()))
+    again = Run("toy", parsed())
+    assert again.finished
+    assert again.metrics()["step"][-1] == 20
+    toy(again, die_at=0)  # no update is made, so that nothing dies
+
+
+def test_early_stop_ends_the_run_with_that_row(parsed):
+    run = Run("toy", parsed("--steps", 200))
+    toy(run, stop=lambda row: row["step"] >= 50)
+    last = run.rows[-1]["step"]
+    assert 50 <= last < 200
+    again = Run("toy", parsed("--steps", 200))
+    toy(again, die_at=last)  # finished is finished, updates left or not
+    assert again.rows[-1]["step"] == last
+
+
+def test_other_options_in_the_folder_are_never_overwritten_unasked(parsed):
+    run = Run("toy", parsed("--name", "mine", "--lr", 0.5))
+    toy(run)
+    before = (run.folder / "metrics.csv").read_bytes()
+    with pytest.raises(UserError, match=r"lr: 0.5 there, 0.1 here.*--overwrite"):
+        Run("toy", parsed("--name", "mine"))
+    toy(Run("toy", parsed("--name", "mine", "--overwrite")))
+    assert (Run("toy", parsed("--name", "mine")).folder / "metrics.csv").read_bytes() != before
+
+
+def test_a_folder_that_is_not_a_run_is_left_alone(parsed, tmp_path):
+    folder = tmp_path / "runs/toy/default"
+    folder.mkdir(parents=True)
+    (folder / "thesis.txt").write_text("years of work")
+    for words in ([], ["--overwrite"]):
+        with pytest.raises(UserError, match=r"thesis.txt.*not a run"):
+            Run("toy", parsed(*words))
+    assert (folder / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("damaged", ["checkpoint.pt", "config.yaml"])
+@pytest.mark.parametrize("content", [b"", b"\x80\x02 no such thing"])
+def test_damaged_files_are_named(parsed, damaged, content):
+    toy(Run("toy", parsed()))
+    folder = Run("toy", parsed()).folder
+    (folder / damaged).write_bytes(content)
+    with pytest.raises(UserError, match=rf"{damaged} is damaged.*--overwrite"):
+        Run("toy", parsed())
+    toy(Run("toy", parsed("--overwrite")))
+
+
+def test_checkpoints_hold_no_code(parsed):
+    run = Run("toy", parsed())
+    toy(run)
+    content = torch.load(run.folder / "checkpoint.pt", weights_only=True)
+    assert set(content["state"]) == {"model", "optimiser", "draws"}
+
+
+def test_a_run_begun_on_another_device_is_not_mixed(parsed):
+    with pytest.raises(RuntimeError, match="killed"):
+        toy(Run("toy", parsed("--checkpoint_every", 0)), die_at=5)
+    path = Run("toy", parsed()).folder / "config.yaml"
+    path.write_text(
+        path.read_text()
+        .replace("device: cpu,", "device: 'cuda:0,")
+        .replace(" threads\n", " threads'\n")
+    )
+    with pytest.raises(UserError, match="began on cuda; continue it with --device cuda"):
+        Run("toy", parsed())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs POSIX")
+def test_two_processes_cannot_share_a_folder(parsed):
+    first = Run("toy", parsed())
+    child = os.fork()
+    if child == 0:
+        try:
+            Run("toy", parsed())
+        except UserError as error:
+            os._exit(3 if "another process is working" in str(error) else 4)
+        os._exit(5)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
+    assert first.step == 0
+    Run("toy", parsed())  # the same process may
+
+
+def test_an_unwritable_folder_is_named(parsed, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="--out_dir takes a folder"):
+        Run("toy", parsed("--out_dir", "file"))
+
+
+def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(parsed):
+    words = ("--lr", 0.25, "--checkpoint_every", 0)
+    run = Run("toy", parsed(*words))
+    with pytest.raises(
+        TrainingError, match=r"inf at step 7 with --lr 0.25; the checkpoint of step 7"
+    ):
+        toy(run, explode_at=7)
+    saved = torch.load(run.folder / "checkpoint.pt", weights_only=True)
+    assert saved["step"] == 7
+    assert all(torch.isfinite(t).all() for t in saved["state"]["model"].values())
+    assert Run("toy", parsed(*words)).step == 7
+
+
+def test_commands_turn_errors_into_exit_codes(capsys):
+    for error, code in ((UserError("bad"), 2), (TrainingError("nan"), 1), (None, 0)):
+
+        @commands.command
+        def main(argv, error=error):
+            if error:
+                raise error
+
+        assert main([]) == code
+        assert capsys.readouterr().err.count("\n") == (error is not None)

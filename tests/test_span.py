@@ -1,0 +1,63 @@
+"""The basis of lab/span.py gives the same numbers as the full input space."""
+
+import torch
+
+from lab.span import FirstLayer, plain, span
+
+N, M, H, P = 12, 9, 7, 60
+draw = torch.Generator().manual_seed(0)
+X, OTHERS, W = (torch.randn(k, P, generator=draw, dtype=torch.float64) for k in (N, M, H))
+
+
+def blocks():
+    yield from W.split([2, 30, 28], dim=1)
+
+
+def test_products_are_those_of_the_full_space():
+    points, others, weights, support = span(X, OTHERS, blocks, kept=2)
+    assert points.shape == (N, 2 + N + H)
+    assert support == 2 + N
+    assert points[:, support:].abs().max() == 0
+    torch.testing.assert_close(points[:, :2], X[:, :2])
+    for a, b, full_a, full_b in (
+        (points, points, X, X),
+        (points, weights, X, W),
+        (weights, weights, W, W),
+        (others, weights, OTHERS, W),
+        (others, points, OTHERS, X),
+    ):
+        torch.testing.assert_close(a @ b.T, full_a @ full_b.T, rtol=1e-12, atol=1e-12)
+
+
+def test_projected_noise_is_standard_normal_on_the_basis():
+    # Noise of the full space enters as `others`; its coordinates' covariance must be the identity.
+    noise = torch.randn(20_000, P, generator=draw, dtype=torch.float64)
+    noise[:, :2] = 0
+    coordinates = span(X, noise, blocks, kept=2).others[:, 2:]
+    covariance = coordinates.T @ coordinates / len(coordinates)
+    error = (covariance - torch.eye(len(covariance))).abs()
+    assert error.max() < 5 * (2 / len(coordinates)) ** 0.5
+
+
+def test_too_few_dimensions_or_dependent_points_fall_back_to_the_plain_ones():
+    narrow = span(X[:, :15], OTHERS[:, :15], lambda: W[:, :15].split([2, 13], dim=1), kept=2)
+    assert narrow.support == 15
+    twice = torch.cat([X, X[:1]])
+    assert span(twice, OTHERS, blocks, kept=2).support == P
+    torch.testing.assert_close(span(twice, OTHERS, blocks, kept=2).weights, W)
+
+
+def test_first_layer_knows_the_jacobian_it_does_not_multiply():
+    points, _, weights, support = span(X, OTHERS, blocks, kept=2)
+    layer = FirstLayer(weights, support)
+    torch.testing.assert_close(layer.of_training_points(points), layer(points))
+    head = torch.randn(H, generator=draw, dtype=torch.float64)
+    gradients = []
+    for first in (layer, layer.of_training_points):
+        x = points.clone().requires_grad_()
+        (rows,) = torch.autograd.grad((first(x).relu() @ head).sum(), x, create_graph=True)
+        loss = rows.norm(dim=1).mean()
+        gradients.append((rows, *torch.autograd.grad(loss, list(layer.parameters()))))
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
+    assert plain(X, OTHERS, blocks).support == P

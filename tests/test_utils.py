@@ -1,0 +1,333 @@
+"""utils.py against torch.func, against its own formulas, and against careless callers."""
+
+import ast
+import math
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import utils
+from utils import PC1, Centroids, JacobianRegulariser, jacobian
+
+torch.manual_seed(0)
+
+
+class Attention(nn.Module):
+    """Self-attention over four tokens, with a head on the last."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv = nn.Linear(6, 18)
+        self.head = nn.Linear(6, 5)
+
+    def forward(self, x):  # (B, 4, 6) → (B, 5)
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        return self.head((torch.softmax(q @ k.mT / 6**0.5, dim=-1) @ v)[:, -1])
+
+
+MODELS = {
+    "mlp": (nn.Sequential(nn.Linear(7, 9), nn.ReLU(), nn.Linear(9, 4)), (7,)),
+    "inplace": (nn.Sequential(nn.ReLU(inplace=True), nn.Linear(7, 4)), (7,)),
+    "cnn": (
+        nn.Sequential(
+            nn.Conv2d(2, 3, 3, padding=1),
+            nn.ReLU(),
+            nn.AvgPool2d(2),
+            nn.Flatten(),
+            nn.Linear(12, 3),
+        ),
+        (2, 4, 4),
+    ),
+    "attention": (Attention(), (4, 6)),
+    "scalar": (nn.Sequential(nn.Linear(7, 9), nn.Tanh(), nn.Linear(9, 1), nn.Flatten(0)), (7,)),
+}
+
+
+@pytest.fixture(params=MODELS)
+def model_and_input(request):
+    model, shape = MODELS[request.param]
+    return model, torch.randn(6, *shape)
+
+
+def reference(model, x):
+    """(B, C, D) by torch.func, one point at a time."""
+    rows = torch.func.vmap(torch.func.jacrev(lambda z: model(z[None].clone())[0].reshape(-1)))(x)
+    return rows.flatten(2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_everything_agrees_with_torch_func(model_and_input, dtype):
+    model, x = model_and_input
+    model, x = model.to(dtype), x.to(dtype)
+    close = (
+        {"rtol": 1e-4, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 1e-10, "atol": 1e-12}
+    )
+    expected = reference(model, x).detach()
+
+    found = jacobian(model, x)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found, expected, **close)
+
+    norms = torch.linalg.matrix_norm(expected)
+    outputs, norm = JacobianRegulariser(model, num_projections=None).outputs_and_norm(x)
+    assert norm.dtype == dtype
+    torch.testing.assert_close(norm, norms.mean(), **close)
+    torch.testing.assert_close(outputs, model(x.clone()))
+    squared = JacobianRegulariser(model, num_projections=None, squared=True)(x)
+    torch.testing.assert_close(squared, norms.square().mean(), **close)
+
+    centroids = Centroids(model)(x)
+    mu, flat = expected.sum(1), x.flatten(1)
+    torch.testing.assert_close(centroids.centroids, mu.reshape(x.shape), **close)
+    torch.testing.assert_close(centroids.inner_products, (flat * mu).sum(1), **close)
+    torch.testing.assert_close(centroids.norms, mu.norm(dim=1), **close)
+    cosine = (flat * mu).sum(1) / (flat.norm(dim=1) * mu.norm(dim=1))
+    torch.testing.assert_close(centroids.alignments, cosine, **close)
+
+    singular = torch.linalg.svdvals(expected.double())
+    explained = singular[:, 0].square() / singular.square().sum(1)
+    torch.testing.assert_close(PC1(model)(x), explained, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("num_projections", [None, 1, 2, 3])
+def test_regulariser_gradient_is_that_of_the_projected_norm(num_projections):
+    model = MODELS["cnn"][0].double()
+    x = torch.randn(5, 2, 4, 4, dtype=torch.float64)
+    parameters = dict(model.named_parameters())
+
+    def draw():
+        return torch.Generator().manual_seed(3)
+
+    regulariser = JacobianRegulariser(model, num_projections, generator=draw())
+    found = torch.autograd.grad(regulariser(x), list(parameters.values()), allow_unused=True)
+
+    directions = JacobianRegulariser(model, num_projections, generator=draw())._directions(
+        model(x).detach()
+    )
+
+    def by_torch_func(values):
+        def f(point):
+            return torch.func.functional_call(model, values, (point[None],))[0]
+
+        rows = torch.func.vmap(torch.func.jacrev(f))(x).flatten(2)  # (B, C, D)
+        projected = torch.einsum("kbc,bcd->bkd", directions, rows)
+        scale = (rows.shape[1] / len(directions)) ** 0.5
+        return (projected.square().sum((1, 2)).sqrt() * scale).mean()
+
+    expected = torch.func.grad(by_torch_func)({k: v.detach() for k, v in parameters.items()})
+    for (name, _), gradient in zip(parameters.items(), found, strict=True):
+        if gradient is None:  # the last bias does not enter the Jacobian
+            gradient = torch.zeros_like(expected[name])
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-9, atol=1e-12)
+
+
+LINEAR = torch.randn(5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_squared_estimate_is_unbiased_with_the_stated_variance(k):
+    classes = len(LINEAR)
+    x = torch.zeros(1, 4, dtype=torch.float64)
+    regulariser = JacobianRegulariser(
+        lambda x: x @ LINEAR.T, k, squared=True, generator=torch.Generator().manual_seed(0)
+    )
+    draws = torch.stack([regulariser(x).detach() for _ in range(4000)])
+    truth = LINEAR.square().sum()
+    eigenvalues = torch.linalg.eigvalsh(LINEAR @ LINEAR.T)
+    kappa = eigenvalues.square().sum() / eigenvalues.sum() ** 2
+    relative = 2 * (classes * kappa - 1) / ((classes + 2) * k) * (classes - k) / (classes - 1)
+    standard_error = (relative / len(draws)).sqrt()
+    assert abs(draws.mean() / truth - 1) < 4 * standard_error
+    assert draws.var() / truth**2 == pytest.approx(relative.item(), rel=0.12)
+
+
+def test_norm_is_biased_low_by_the_stated_amount_at_rank_one():
+    column = torch.randn(10, 1, dtype=torch.float64)
+    regulariser = JacobianRegulariser(
+        lambda x: x @ column.T, generator=torch.Generator().manual_seed(0)
+    )
+    ratio = regulariser(torch.zeros(20_000, 1, dtype=torch.float64)) / column.norm()
+    # E|v₁| of a uniform direction in ten dimensions, times √10.
+    exact = math.sqrt(10 / math.pi) * math.gamma(5) / math.gamma(5.5)
+    assert exact == pytest.approx(0.82, abs=0.005)
+    assert ratio.item() == pytest.approx(exact, abs=0.01)
+
+
+def test_projections_are_orthonormal_and_follow_their_generator():
+    regulariser = JacobianRegulariser(nn.Identity(), 3, generator=torch.Generator().manual_seed(5))
+    v = regulariser._directions(torch.zeros(7, 6, dtype=torch.float64)).permute(1, 0, 2)
+    torch.testing.assert_close(v @ v.mT, torch.eye(3, dtype=torch.float64).expand(7, 3, 3))
+
+    before = torch.get_rng_state()
+    model, x = MODELS["mlp"][0].double(), torch.randn(5, 7, dtype=torch.float64)
+    torch.set_rng_state(before)
+    twice = [
+        JacobianRegulariser(model, 2, generator=torch.Generator().manual_seed(seed))(x)
+        for seed in (0, 0, 1)
+    ]
+    assert twice[0] == twice[1] != twice[2]
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_one_forward_pass_serves_outputs_and_norm():
+    model, calls = MODELS["mlp"][0].double(), []
+
+    def counted(x):
+        calls.append(len(x))
+        return model(x)
+
+    x = torch.randn(8, 7, dtype=torch.float64)
+    outputs, norm = JacobianRegulariser(counted, 2).outputs_and_norm(x)
+    assert calls == [8]
+    (outputs.square().mean() + norm).backward()
+    assert all(p.grad is not None for p in model.parameters())
+    model.zero_grad()
+
+
+def everything(model, **options):
+    return (
+        lambda x: jacobian(model, x, **options),
+        JacobianRegulariser(model, **options),
+        Centroids(model, **options),
+        PC1(model, **options),
+    )
+
+
+@pytest.mark.parametrize("which", range(4))
+def test_callers_tensors_and_parameters_are_left_alone(which):
+    model, shape = MODELS["inplace"]
+    model = model.double()
+    for requires_grad in (False, True):
+        x = torch.randn(5, *shape, dtype=torch.float64)
+        before = x.clone()
+        x.requires_grad_(requires_grad)
+        result = everything(model)[which](x)
+        assert x.requires_grad is requires_grad
+        assert torch.equal(x, before)
+        if which == 1:
+            result.backward(inputs=list(model.parameters()))
+            model.zero_grad()
+        assert x.grad is None
+        assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("which", range(4))
+def test_works_where_gradients_are_off(which, mode):
+    model = MODELS["cnn"][0].double()
+    x = torch.randn(5, 2, 4, 4, dtype=torch.float64)
+    generator = torch.Generator()
+    calls = everything(model)
+    calls[1].generator = generator.manual_seed(0)
+    expected = calls[which](x)
+    calls[1].generator = generator.manual_seed(0)
+    with mode():
+        found = calls[which](x.clone())
+    for one, other in zip(_tensors(found), _tensors(expected), strict=True):
+        torch.testing.assert_close(one, other.detach())
+        assert not one.requires_grad
+
+
+@pytest.mark.parametrize("which", range(4))
+def test_batch_size_changes_memory_only(which):
+    model = MODELS["cnn"][0].double()
+    x = torch.randn(7, 2, 4, 4, dtype=torch.float64)
+    whole, chunked = everything(model)[which], everything(model, batch_size=3)[which]
+    if which == 1:  # the same directions however the batch is cut
+        whole.num_projections = chunked.num_projections = None
+    for one, other in zip(_tensors(chunked(x)), _tensors(whole(x)), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def _tensors(result):
+    return result if isinstance(result, tuple) else (result,)
+
+
+def test_an_input_from_a_graph_stays_connected():
+    embedding = nn.Embedding(9, 4).double()
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)).double()
+    tokens = torch.arange(5)
+    outputs, norm = JacobianRegulariser(model, None).outputs_and_norm(embedding(tokens))
+    by_outputs, by_norm = (
+        torch.autograd.grad(part, embedding.weight, retain_graph=True)[0][:5]
+        for part in (outputs.sum(), norm)
+    )
+    leaf = embedding.weight[:5].detach().requires_grad_()
+    rows = torch.func.vmap(torch.func.jacrev(lambda point: model(point[None])[0]))(leaf)
+    expected = torch.autograd.grad(torch.linalg.matrix_norm(rows).mean(), leaf)[0]
+    torch.testing.assert_close(by_norm, expected)
+    torch.testing.assert_close(by_outputs, torch.autograd.grad(model(leaf).sum(), leaf)[0])
+
+
+def test_dead_points_are_zero_and_not_nan():
+    model = nn.Sequential(nn.Linear(3, 4, bias=False), nn.ReLU(), nn.Linear(4, 2, bias=False))
+    nn.init.constant_(model[0].weight, 1.0)
+    dead, alive = -torch.ones(1, 3), torch.ones(1, 3)
+    x = torch.cat([dead, alive])
+    assert PC1(model)(x).tolist() == pytest.approx([0.0, 1.0])
+    assert Centroids(model)(x).alignments[0] == 0
+    norm = JacobianRegulariser(model)(dead)
+    norm.backward()
+    assert norm == 0
+    assert all(p.grad is None or torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+def test_pc1_of_tiny_and_of_low_rank_jacobians():
+    a = torch.randn(4, 1, dtype=torch.float64) @ torch.randn(1, 6, dtype=torch.float64)
+    x = torch.zeros(2, 6, dtype=torch.float64)
+    assert (1 - PC1(lambda x: x @ a.T)(x)).abs().max() < 1e-12
+    assert (1 - PC1(lambda x: x @ (1e-200 * a).T)(x)).abs().max() < 1e-12
+    torch.testing.assert_close(PC1(lambda x: x)(x), torch.full((2,), 1 / 6, dtype=torch.float64))
+
+
+def test_errors_name_shapes_and_causes():
+    x = torch.randn(4, 3)
+    bad = {
+        "(4, 3)": lambda x: x.sum(),
+        "(4, 3, 1)": lambda x: x[..., None],
+        "(2, 3)": lambda x: x[:2],
+        "depend": lambda x: torch.ones(4, 2),
+    }
+    for expected, model in bad.items():
+        for call in everything(model):
+            with pytest.raises(ValueError, match=expected.replace("(", r"\(").replace(")", r"\)")):
+                call(x)
+    unrelated = torch.ones(4, 2, requires_grad=True)
+    for call in everything(lambda x: unrelated):
+        with pytest.raises(ValueError, match="depend"):
+            call(x)
+    for call in everything(nn.Linear(3, 2)):
+        with pytest.raises(ValueError, match="int64"):
+            call(torch.zeros(4, 3, dtype=torch.long))
+        with pytest.raises(ValueError, match=r"\(0, 3\)"):
+            call(torch.zeros(0, 3))
+    with pytest.raises(ValueError, match="batch_size"):
+        PC1(nn.Linear(3, 2), batch_size=0)(x)
+    with pytest.raises(ValueError, match="num_projections"):
+        JacobianRegulariser(nn.Linear(3, 2), 0)
+    with pytest.raises(ValueError, match="C = 2"):
+        JacobianRegulariser(nn.Linear(3, 2), 3)(x)
+
+
+def test_batch_normalisation_is_refused_in_training_mode_only():
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    x = torch.randn(4, 3)
+    for call in everything(model):
+        with pytest.raises(ValueError, match="BatchNorm1d"):
+            call(x)
+    model.eval()
+    torch.testing.assert_close(jacobian(model, x), reference(model, x).detach())
+    without_statistics = nn.Sequential(nn.BatchNorm1d(3, track_running_stats=False)).eval()
+    with pytest.raises(ValueError, match="BatchNorm1d"):
+        jacobian(without_statistics, x)
+
+
+def test_utils_imports_torch_and_the_standard_library_only():
+    tree = ast.parse(Path(utils.__file__).read_text())
+    names = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
+    names |= {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+    roots = {name.split(".")[0] for name in names}
+    assert roots - set(sys.stdlib_module_names) == {"torch"}
