@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -38,6 +38,7 @@ def train(
     measure: Callable[[int], dict[str, Any]],
     state: dict[str, Any],
     stop: Callable[[dict[str, float]], bool] | None = None,
+    measured: Collection[int] | None = None,
 ) -> None:
     """Makes the updates that are still to be made, measuring and saving on the way.
 
@@ -50,6 +51,7 @@ def train(
         measure: step -> metrics, numbers or tensors of one element; called under `no_grad`.
         state: name -> module, optimiser or generator: everything that an update changes.
         stop: row of metrics -> whether the run ends with it, before all updates are made.
+        measured: steps of measurement; those of `log_steps` when None.
 
     Raises:
         TrainingError: when the loss is not finite; the last good checkpoint stays.
@@ -58,7 +60,8 @@ def train(
     if run.finished:
         return
     options = run.options
-    measured = set(log_steps(options.steps, options.num_logs))
+    if measured is None:
+        measured = set(log_steps(options.steps, options.num_logs))
     run.restore(state)
     step, seconds, saved_at = run.step, run.seconds, time.monotonic()
     losses: list[Tensor] = []

@@ -1,0 +1,222 @@
+"""Circuit efficiency: when does the rule cost less weight than the table? (Varma et al. 2023)
+
+Claims: memorising costs more the more there is to memorise and the rule of modular addition does
+not; where the two cost the same lies the critical size of the data set, and beyond it networks
+generalise. Cost is the squared norm ‖W₁‖² + ‖W₂‖² that is left of a two-layer network which fits
+its training pairs exactly, when Musat's flow (lab/flow.py) has brought it down to where it hardly
+falls. Random labels can be memorised only; they are the price of the table.
+
+    python circuit_efficiency.py
+
+One update is one cell, a flow for one size, seed and kind of labels. Batching the flows gains
+nothing on a CPU: for four of 264 pairs H Hᵀ takes 8.9 ms as a batch and 2.1 ms each alone, its
+Cholesky factor 1.9 and 0.48 ms.
+
+Result, p = 23, ReLU, width 512, 3 seeds, about 2.5 minutes of CPU time on one thread: true labels
+cost more than random ones in small sets and less from 184 pairs on (180, 193, 177; 182 with a
+quarter of the tolerance), where the test accuracy is 0.16 to 0.33; it reaches one half at 199 to
+205 pairs. Beyond, the cost grows by 0.58 a pair with random labels and by 0.18 with true ones: more
+slowly, but it does grow.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy
+import torch
+
+from lab import plots
+from lab.commands import command
+from lab.errors import UserError
+from lab.flow import ACTIVATIONS, RIDGE, ZeroLossFlow
+from lab.modular import modular_addition
+from lab.options import Shared, option, parse
+from lab.runs import Run
+from lab.seeds import generator
+from lab.training import train
+
+WINDOW = 1.0  # units of time over which the fall of the squared norm is taken
+
+
+@dataclass
+class Options(Shared):
+    """The grid of cells, and the flow of each."""
+
+    p: int = option(23, "the modulus, a prime", least=2)
+    least_pairs: int = option(110, "training pairs of the smallest set", least=1)
+    most_pairs: int = option(320, "training pairs of the largest set", least=1)
+    sizes: int = option(8, "sizes of the training set, evenly spaced", least=2)
+    seeds: int = option(3, "seeds, from --seed on, for every size and kind of labels", least=1)
+    tolerance: float = option(
+        2e-3, "the flow ends when its squared norm falls by less than this share in a unit of time",
+        above=0,
+    )  # fmt: skip
+    longest: float = option(60.0, "most units of time for a flow", above=0)
+    width: int = option(512, "hidden units, at least as many as training pairs", least=1)
+    activation: str = option("relu", "of the hidden units", choices=tuple(ACTIVATIONS))
+    init_std: float = option(0.15, "standard deviation of the initial first layer", above=0)
+    ridge: float = option(
+        RIDGE, "added to H Hᵀ, in units of the mean of its diagonal; 0 for none", least=0
+    )
+    steps: int = option(
+        0, "cells, 2 × sizes × seeds: follows from those two, leave it out", least=0,
+        names_run=False,
+    )  # fmt: skip
+    num_logs: int = option(64, "without effect: every cell is recorded", least=2, names_run=False)
+    dtype: str = option("float64", "precision; float32 cannot invert H Hᵀ", choices=("float64",))
+
+
+def cells(o: Options) -> list[tuple[int, int, bool]]:
+    """(pairs, seed, random labels) of each cell, one seed after the other."""
+    if o.least_pairs >= o.most_pairs:
+        raise UserError(
+            f"--most_pairs takes more than --least_pairs, {o.least_pairs}, got {o.most_pairs}"
+        )
+    sizes = [round(n) for n in numpy.linspace(o.least_pairs, o.most_pairs, o.sizes)]
+    if len(set(sizes)) < o.sizes:
+        raise UserError(
+            f"--sizes takes at most the {o.most_pairs - o.least_pairs + 1} sizes from "
+            f"--least_pairs to --most_pairs, got {o.sizes}"
+        )
+    grid = [
+        (n, s, r) for s in range(o.seed, o.seed + o.seeds) for n in sizes for r in (False, True)
+    ]
+    if o.steps not in (0, len(grid)):
+        raise UserError(f"--steps follows from --sizes and --seeds, {len(grid)} here; leave it out")
+    return grid
+
+
+def begin(o: Options, pairs: int, seed: int, random_labels: bool, device: torch.device):
+    """Inputs of the test pairs, their labels, and the flow at its start."""
+    if not pairs < o.p**2:
+        raise UserError(f"--most_pairs takes less than all {o.p**2} pairs, got {pairs}")
+    t = modular_addition(o.p, pairs / o.p**2, seed, random_labels)
+    x = torch.nn.functional.one_hot(t.pairs + torch.tensor([0, o.p]), 2 * o.p).sum(1).double()
+    y = torch.nn.functional.one_hot(t.labels, o.p).double() - 1 / o.p
+    w1 = torch.empty(2 * o.p, o.width, dtype=torch.float64)
+    w1.normal_(std=o.init_std, generator=generator(seed, "first layer"))
+    flow = ZeroLossFlow(
+        x[t.train].to(device), y[t.train].to(device), w1.to(device), o.activation, o.ridge
+    )
+    return x[t.test].to(device), t.labels[t.test].to(device), flow
+
+
+def run_cells(run: Run, o: Options) -> None:
+    grid = cells(o)
+    row: dict[str, float] = {}
+
+    def update(step: int) -> torch.Tensor:
+        pairs, seed, random_labels = grid[step]
+        x_test, labels, flow = begin(o, pairs, seed, random_labels, run.device)
+        squared_norm, count = float(flow.advance()), 1
+        since, before, fall = 0.0, squared_norm, math.inf
+        while fall > o.tolerance and flow.time < o.longest:
+            now, squared_norm, count = flow.time, float(flow.advance()), count + 1
+            if now - since >= WINDOW:
+                fall = math.log(before / squared_norm) / (now - since)
+                since, before = now, squared_norm
+        end = flow.here()
+        row.update(
+            pairs=pairs,
+            seed=seed,
+            random_labels=random_labels,
+            squared_norm=float(end.squared_norms.sum()),
+            train_error=float((flow.outputs(flow.x, end.w2) - flow.y).square().mean()),
+            test_accuracy=float((flow.outputs(x_test, end.w2).argmax(1) == labels).double().mean()),
+            time=flow.time,
+            fall=fall,
+            euler_steps=count,
+        )
+        return end.squared_norms.sum()
+
+    # A cell's row is recorded before it can be saved as done, so that no state is left to keep.
+    train(run, update, lambda step: row, {}, measured=range(1, len(grid) + 1))
+
+
+def tables(run: Run, o: Options) -> dict[str, numpy.ndarray]:
+    """Columns of the metrics as (seeds, sizes) tables, those of random labels as `random_…`."""
+    m = run.metrics()
+    shaped = {key: column.reshape(o.seeds, o.sizes, 2) for key, column in m.items()}
+    true = {key: table[..., 0] for key, table in shaped.items()}
+    return true | {f"random_{key}": table[..., 1] for key, table in shaped.items()}
+
+
+def crossing(pairs: numpy.ndarray, difference: numpy.ndarray) -> float:
+    """Where a difference last rises above zero, interpolated linearly; nan if it does not."""
+    rises = numpy.flatnonzero((difference[:-1] <= 0) & (difference[1:] > 0))
+    if not len(rises):
+        return math.nan
+    i = rises[-1]
+    share = -difference[i] / (difference[i + 1] - difference[i])
+    return float(pairs[i] + share * (pairs[i + 1] - pairs[i]))
+
+
+def results(run: Run, o: Options) -> dict[str, object]:
+    """Critical sizes by norm and by accuracy, one a seed, and how fast the norms grow beyond."""
+    t = tables(run, o)
+    pairs = t["pairs"][0]
+    true, random = t["squared_norm"], t["random_squared_norm"]
+    critical = [crossing(pairs, difference) for difference in random - true]
+    beyond = pairs > numpy.mean(critical)
+    slopes = [
+        float(numpy.polyfit(pairs[beyond], norms.mean(0)[beyond], 1)[0])
+        if beyond.sum() > 1
+        else math.nan
+        for norms in (true, random)
+    ]
+    return {
+        "critical_pairs": critical,
+        "pairs_at_test_accuracy_0.5": [crossing(pairs, a - 0.5) for a in t["test_accuracy"]],
+        "test_accuracy_at_critical_pairs": [
+            float(numpy.interp(c, pairs, a))
+            for c, a in zip(critical, t["test_accuracy"], strict=True)
+        ],
+        "squared_norm_per_pair_beyond": dict(zip(("true", "random"), slopes, strict=True)),
+    }
+
+
+def figure(run: Run, o: Options) -> None:
+    t, found = tables(run, o), results(run, o)
+    pairs = t["pairs"][0]
+    blue, orange = plots.COLOURS[:2]
+    drawing, (left, right) = plots.panels(2, run.command())
+    for name, prefix, colour in (("true labels", "", blue), ("random labels", "random_", orange)):
+        for panel, key in ((left, "squared_norm"), (right, "test_accuracy")):
+            table = t[prefix + key]
+            panel.fill_between(pairs, table.min(0), table.max(0), color=colour, alpha=0.25, lw=0)
+            panel.plot(pairs, table.mean(0), "o-", color=colour, ms=5, label=name)
+    critical = numpy.array(found["critical_pairs"])
+    critical = critical[numpy.isfinite(critical)]
+    if len(critical):
+        label = f"equal cost, {critical.mean():.0f} pairs"
+        label += f" ({critical.min():.0f} to {critical.max():.0f})" if len(critical) > 1 else ""
+        for panel in (left, right):
+            panel.axvspan(critical.min(), critical.max(), color="#000000", alpha=0.15, lw=0)
+            panel.axvline(critical.mean(), color="#000000", lw=1.2, ls="--", label=label)
+    left.set_ylabel("least squared norm at zero loss")
+    right.set_ylabel("test accuracy")
+    right.set_ylim(-0.03, 1.03)
+    for panel in (left, right):
+        panel.set_xlabel(f"training pairs of {o.p**2}")
+    left.legend(loc="lower right")
+    left.set_title(f"mean and range of {o.seeds} seeds", fontsize=10)
+    run.save_figure(drawing)
+
+
+@command
+def main(argv=None) -> None:
+    o = parse(Options, __doc__, argv)
+    grid = cells(o)
+    o.steps = len(grid)
+    # The largest set shows before the run's folder is made whether the options fit together.
+    begin(o, o.most_pairs, o.seed, False, o.torch_device())
+    run = Run("circuit_efficiency", o)
+    if not run.finished:
+        run_cells(run, o)
+        run.store(results(run, o))
+    figure(run, o)
+    print(run.folder)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
