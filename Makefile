@@ -1,12 +1,19 @@
 # The habits people know. `make check` is what CI runs.
 PYTHON ?= python
-SMOKE := $(shell mktemp -d -u)
+TINY := --device cpu --out_dir $(shell mktemp -d -u) --steps
 
 .PHONY: smoke check figures
 
 smoke: ## every script, tiny, on the CPU
-	$(PYTHON) xor_grokking.py --p 400 --n 24 --width 16 --steps 20 --jr 1.0 --device cpu --out_dir $(SMOKE)
-	rm -r $(SMOKE)
+	$(PYTHON) xor_grokking.py --p 400 --n 24 --width 16 --jr 1.0 $(TINY) 20
+	$(PYTHON) comparison_to_ntk.py --dataset digits --points 60 --width 8 $(TINY) 20
+	$(PYTHON) comparison_to_ntk.py --dataset digits --points 60 --width 8 --scaling $(TINY) 5
+	$(PYTHON) spectral_shift.py --p 11 --width 16 $(TINY) 20
+	$(PYTHON) spectral_shift.py --p 11 --width 16 --ablation --seeds 1 $(TINY) 20
+	$(PYTHON) norm_minimisation.py --p 7 --width 64 --sgd --lr 0.02 $(TINY) 20
+	$(PYTHON) circuit_efficiency.py --p 5 --width 24 --least_pairs 6 --most_pairs 20 --sizes 2 --seeds 1 $(TINY) 4
+	$(PYTHON) delayed_tasks.py --n 12 --width 20 --samples 70 --test_samples 30 $(TINY) 20
+	$(PYTHON) delayed_tasks.py --task copy --samples 10 --test_samples 20 --jr 0.01 $(TINY) 20
 
 check: ## lint, types, tests
 	ruff check .

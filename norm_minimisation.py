@@ -9,7 +9,7 @@ project adds that their norms equalise and their real and imaginary parts become
     python norm_minimisation.py --random_labels    # control: nothing to generalise
     python norm_minimisation.py --activation gelu  # or square, or --tied embeddings
     python norm_minimisation.py --sgd              # AdamW from the same start beside it
-    python norm_minimisation.py --sgd --optimiser gd --lr 0.3 --weight_decay 1e-3 --steps 500
+    python norm_minimisation.py --config configs/norm_minimisation_gd.yaml   # gradient descent
 
 Result, p = 23, 264 of 529 pairs, float64, 3 seeds of each kind of flow: the train error stays below
 1e-13 and the test accuracy passes 0.95 at time 3.6 to 4.0 (ReLU), 2.0 (GELU), 2.4 to 2.6 (square),

@@ -116,14 +116,13 @@ def _check(run: Run, losses: list[Tensor], step: int) -> None:
 
 def _not_finite(run: Run, value: float, step: int) -> TrainingError:
     rate = getattr(run.options, "lr", None)
+    cause = f" with --lr {rate}; try a smaller one" if rate is not None else ""
     kept = (
         f"the checkpoint of step {run.step} in {run.folder} is kept"
-        if run.rows and (run.folder / "checkpoint.pt").exists()
+        if (run.folder / "checkpoint.pt").exists()
         else "no checkpoint had been written yet"
     )
-    return TrainingError(
-        f"the loss is {value} at step {step} with --lr {rate}; {kept}. Try a smaller --lr."
-    )
+    return TrainingError(f"the loss is {value} at step {step}{cause} ({kept})")
 
 
 def _finite(state: dict[str, Any]) -> bool:

@@ -377,7 +377,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(parsed):
     words = ("--lr", 0.25, "--checkpoint_every", 0)
     run = Run("toy", parsed(*words))
     with pytest.raises(
-        TrainingError, match=r"inf at step 7 with --lr 0.25; the checkpoint of step 7"
+        TrainingError, match=r"inf at step 7 with --lr 0.25; .* checkpoint of step 7"
     ):
         toy(run, explode_at=7)
     saved = torch.load(run.folder / "checkpoint.pt", weights_only=True)

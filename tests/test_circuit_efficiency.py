@@ -1,12 +1,7 @@
 """Circuit efficiency: the grid of cells, the crossing, and the command that users type."""
 
 import csv
-import os
 import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import numpy
 import pytest
@@ -14,21 +9,10 @@ import yaml
 
 import circuit_efficiency
 from circuit_efficiency import Options, cells, crossing
+from helpers import interrupt, run
 
-ROOT = Path(__file__).resolve().parent.parent
 TINY = ("--p", 5, "--width", 24, "--least_pairs", 6, "--most_pairs", 20, "--sizes", 3,
         "--seeds", 2, "--tolerance", 0.01)  # fmt: skip
-
-
-def start(*arguments, cwd):
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / "circuit_efficiency.py"), *map(str, arguments)],
-        cwd=cwd,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
 
 
 def rows(folder):
@@ -51,10 +35,9 @@ def test_cells_cover_the_grid_once():
 
 
 def test_a_killed_sweep_continues_bit_for_bit(tmp_path):
-    whole = start(*TINY, "--name", "whole", cwd=tmp_path)
-    out, error = whole.communicate()
-    assert whole.returncode == 0, error
-    folder = tmp_path / out.splitlines()[-1]
+    whole = run("circuit_efficiency.py", *TINY, "--name", "whole", folder=tmp_path)
+    assert whole.returncode == 0, whole.stderr
+    folder = tmp_path / whole.stdout.splitlines()[-1]
     assert (folder / "figure.png").stat().st_size > 10_000
     table = rows(folder)
     assert len(table) == 12 and [int(row["step"]) for row in table] == list(range(1, 13))
@@ -66,18 +49,12 @@ def test_a_killed_sweep_continues_bit_for_bit(tmp_path):
     found = yaml.safe_load((folder / "config.yaml").read_text())["results"]
     assert len(found["critical_pairs"]) == 2
 
-    killed = start(*TINY, "--name", "killed", "--checkpoint_every", 0, cwd=tmp_path)
+    words = ("circuit_efficiency.py", *TINY, "--name", "killed", "--checkpoint_every", 0)
     folder = folder.with_name("killed")
-    while killed.poll() is None:
-        if (folder / "metrics.csv").exists() and len(rows(folder)) >= 3:
-            os.kill(killed.pid, signal.SIGKILL)
-            killed.wait()
-        time.sleep(0.005)
-    killed.communicate()
+    killed = interrupt(*words, folder=tmp_path, run_folder=folder, rows=3, signal=signal.SIGKILL)
     assert killed.returncode == -signal.SIGKILL and len(rows(folder)) < 12
-    again = start(*TINY, "--name", "killed", "--checkpoint_every", 0, cwd=tmp_path)
-    _, error = again.communicate()
-    assert again.returncode == 0 and "continuing after" in error
+    again = run(*words, folder=tmp_path)
+    assert again.returncode == 0 and "continuing after" in again.stderr
     assert (folder / "metrics.csv").read_bytes() == (
         folder.with_name("whole") / "metrics.csv"
     ).read_bytes()

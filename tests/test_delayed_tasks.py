@@ -2,11 +2,7 @@
 
 import csv
 import math
-import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,12 +11,12 @@ import yaml
 
 import delayed_tasks
 from delayed_tasks import Copy, Options, Parity, points
+from helpers import interrupt, run
 from lab.batches import minibatch
 from lab.runs import first_step
 from lab.seeds import generator
 from utils import Centroids
 
-SCRIPT = Path(delayed_tasks.__file__)
 COLUMNS = [
     "step", "loss", "train_accuracy", "test_accuracy", "parameter_norm", "jacobian_norm",
     "mean_alignment", "margin_alignment", "test_margin_alignment",
@@ -30,11 +26,6 @@ SMALL = {
     "copy": ["--task", "copy", "--samples", "10", "--test_samples", "20", "--symbols", "5",
              "--length", "3", "--d_model", "8", "--heads", "2", "--d_mlp", "8"],
 }  # fmt: skip
-
-
-def command(*arguments, cwd):
-    words = [sys.executable, str(SCRIPT), "--device", "cpu", *arguments]
-    return subprocess.run(words, cwd=cwd, capture_output=True, text=True, timeout=100)
 
 
 def main(arguments):
@@ -214,7 +205,8 @@ def test_random_labels_are_independent_of_the_points_and_the_same_points_remain(
 
 
 def test_the_command_that_a_user_types(tmp_path):
-    done = command(*SMALL["copy"], "--steps", "20", "--jr", "0.01", cwd=tmp_path)
+    words = (*SMALL["copy"], "--steps", "20", "--jr", "0.01", "--device", "cpu")
+    done = run("delayed_tasks.py", *words, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / done.stdout.strip().splitlines()[-1]
     files = {path.name for path in folder.iterdir()}
@@ -242,17 +234,12 @@ def check(folder, own_columns, resolved):
 def test_killed_and_continued_is_bit_for_bit_the_same(task, tmp_path):
     shared = [*SMALL[task], "--steps", "200", "--jr", "0.01", "--num_logs", "40"]
     killed = [*shared, "--checkpoint_every", "0", "--name", "killed"]
-    process = subprocess.Popen(
-        [sys.executable, str(SCRIPT), "--device", "cpu", *killed],
-        cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
     folder = tmp_path / "runs" / "delayed_tasks" / "killed"
-    deadline = time.monotonic() + 60
-    while not (folder / "metrics.csv").exists() or len(rows(folder)) < 15:
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    ended = interrupt(
+        *("delayed_tasks.py", "--device", "cpu", *killed),
+        folder=tmp_path, run_folder=folder, rows=15, signal=signal.SIGKILL,
+    )  # fmt: skip
+    assert ended.returncode == -signal.SIGKILL
     assert 0 < rows(folder)[-1]["step"] < 200
     place = ["--out_dir", str(tmp_path / "runs")]
     assert main([*shared, *place, "--name", "killed"]) == 0

@@ -2,38 +2,19 @@
 
 import csv
 import math
-import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 
 import norm_minimisation
+from helpers import interrupt, run
 from lab import fourier
 from lab.errors import TrainingError, UserError
 from lab.flow import ACTIVATIONS, ZeroLossFlow
 from lab.modular import modular_addition
 from lab.seeds import generator
-
-ROOT = Path(__file__).resolve().parent.parent
-
-
-def command(script, *arguments):
-    return [sys.executable, str(ROOT / f"{script}.py"), *map(str, arguments)]
-
-
-def run_script(script, *arguments, cwd):
-    return subprocess.run(
-        command(script, *arguments),
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
 
 
 def rows(folder):
@@ -223,7 +204,7 @@ def test_tied_inputs_are_all_different():
 def test_a_killed_run_continues_bit_for_bit(tmp_path):
     arguments = ("--p", 7, "--width", 64, "--steps", 40, "--num_logs", 9, "--sgd", "--lr", 0.02,
                  "--checkpoint_every", 0)  # fmt: skip
-    done = run_script("norm_minimisation", *arguments, "--name", "whole", cwd=tmp_path)
+    done = run("norm_minimisation.py", *arguments, "--name", "whole", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     whole = tmp_path / done.stdout.splitlines()[-1]
     assert (whole / "figure.png").stat().st_size > 10_000
@@ -240,32 +221,13 @@ def test_a_killed_run_continues_bit_for_bit(tmp_path):
     late = 0.02 * float(table[-1]["trained_steps"]) - float(table[-1]["time"])
     assert -1e-12 <= late < 0.02 + 1e-12
 
-    kill_when(
-        tmp_path, "norm_minimisation", (*arguments, "--name", "killed"), lambda t: len(t) >= 4
-    )
+    words = ("norm_minimisation.py", *arguments, "--name", "killed")
     killed = whole.with_name("killed")
-    assert len(rows(killed)) < len(table)
-    again = run_script("norm_minimisation", *arguments, "--name", "killed", cwd=tmp_path)
+    ended = interrupt(*words, folder=tmp_path, run_folder=killed, rows=4, signal=signal.SIGKILL)
+    assert ended.returncode == -signal.SIGKILL and len(rows(killed)) < len(table)
+    again = run(*words, folder=tmp_path)
     assert again.returncode == 0 and "continuing after" in again.stderr
     assert (killed / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
-
-
-def kill_when(cwd, script, arguments, enough):
-    """Starts a run and kills it without warning as soon as its rows are `enough`."""
-    name = arguments[arguments.index("--name") + 1]
-    process = subprocess.Popen(
-        command(script, *arguments),
-        cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stderr=subprocess.DEVNULL,
-    )
-    folder = Path(cwd) / "runs" / script / name
-    while process.poll() is None:
-        if (folder / "metrics.csv").exists() and enough(rows(folder)):
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
-        time.sleep(0.005)
-    assert process.returncode == -signal.SIGKILL, "the run ended before it could be killed"
 
 
 @pytest.mark.parametrize(
