@@ -14,7 +14,7 @@ Result, 3 seeds each, 1 and 3.3 minutes on two CPU cores. With weight decay alon
 generalises (test accuracy 0.95) at step 49 to 77 and survives noise of 0.2 from step 188; its mean
 alignment is 0.01 when it has memorised, 0.12 to 0.13 when it generalises and 0.17 at the end. With
 GrokAlign it generalises later, at 86 to 108, and survives that noise sooner, from 108 to 120, at a
-final alignment of 0.66 to 0.71. Under noise of 1.0 it ends behind, 0.66 to 0.72 against 0.81 to 0.83.
+final alignment of 0.66 to 0.71. Under noise of 1.0 it ends behind: 0.66 to 0.72, not 0.81 to 0.83.
 """
 
 from dataclasses import dataclass
