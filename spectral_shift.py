@@ -15,18 +15,18 @@ on the complete graph, where no pair is nearer than another and the energy is th
 
 The penalty is taken over all pairs: it sees the inputs of the test pairs, though not their labels.
 
-Result, MLP at p = 43, 3 seeds, half a minute a run on one CPU thread. It does not: from the start to
-the end, after grokking at step 2,236 to 2,312, the low fraction falls from 0.30–0.31 to 0.23–0.25
-and the Laplacian energy rises from 0.56–0.57 to 0.89–0.90. What rises is the diagonal fraction, the
-share that is a function of a + b: 0.003 to 0.59–0.61, against 0.005 with random labels. In the
-transformer at p = 59 (3 seeds, 2 minutes each) it goes from 0.001 to 0.80–0.90, while relabelling
-one trained network moves its low fraction between 0.007 and 0.72. The penalty (weight 0.1, 3 seeds
-each): on the true torus the MLP never groks (at best 0.46–0.53 test accuracy, 0.21–0.25 at the end);
-on the permuted torus test accuracy passes 0.95 at 547–585 and falls back to 0.68–0.72; on the
-complete graph it passes at 511–529 and ends at 0.95–0.98. The penalty without geometry does best,
-that with the torus's does harm. With --penalty_form quotient and weight 1 (3 seeds) neither torus
-gets there, 0.59–0.74 on the true one and 0.67–0.89 on the permuted one, though the first brings the
-low fraction to 0.998.
+Result, MLP at p = 43, 3 seeds, half a minute a run on one CPU thread. It does not: from the start
+to the end, after grokking at step 2,236 to 2,312, the low fraction falls from 0.30–0.31 to
+0.23–0.25 and the Laplacian energy rises from 0.56–0.57 to 0.89–0.90. What rises is the diagonal
+fraction, the share that is a function of a + b: 0.003 to 0.59–0.61, against 0.005 with random
+labels. In the transformer at p = 59 (3 seeds, 2 minutes each) it goes from 0.001 to 0.80–0.90,
+while relabelling one trained network moves its low fraction between 0.007 and 0.72. The penalty
+(weight 0.1, 3 seeds each): on the true torus the MLP never groks (at best 0.46–0.53 test
+accuracy, 0.21–0.25 at the end); on the permuted torus test accuracy passes 0.95 at 547–585 and
+falls back to 0.68–0.72; on the complete graph it passes at 511–529 and ends at 0.95–0.98. The
+penalty without geometry does best, that with the torus's does harm. With --penalty_form quotient
+and weight 1 (3 seeds) neither torus gets there, 0.59–0.74 on the true one and 0.67–0.89 on the
+permuted one, though the first brings the low fraction to 0.998.
 """
 
 import dataclasses
