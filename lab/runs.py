@@ -28,7 +28,7 @@ import yaml
 from lab.errors import UserError
 from lab.options import Shared
 
-PACKAGES = ("torch", "numpy", "matplotlib")
+PACKAGES = ("torch", "torchvision", "numpy", "matplotlib", "scikit-learn")
 
 
 class Run:
