@@ -112,7 +112,7 @@ def one_run(data: images.Images, o: Options) -> Run:
 
 
 def compared(data: images.Images, o: Options) -> Run:
-    """Every loss and weight that the options leave open, and one figure of all."""
+    """Every loss and weight that the options leave open, and one figure of all, under --name."""
     whole = Run("jacobian_rank", o)
     runs = [
         one_run(data, replace(o, loss_fn=loss_fn, jr=jr, name=None))
@@ -136,12 +136,12 @@ def figure(whole: Run, runs: list[Run]) -> None:
         axes[0].plot(m["step"], m["pc1_mean"], **line)
         axes[1].plot(m["step"], m["jacobian_norm"], **line)
         axes[2].plot(m["step"], m["test_accuracy"], **line)
-        for panel in axes:
-            plots.step_axis(panel, m["step"][-1])
+    for panel in axes:
+        plots.step_axis(panel, runs[0].options.steps)
     axes[0].set(ylim=(0, 1), ylabel="mean PC1, σ₁² / Σσ²")
-    axes[0].legend(loc="upper left")
-    axes[1].set(yscale="log", ylabel="mean norm of the Jacobian, ‖J‖_F")
+    axes[1].set(yscale="log", ylabel="mean Frobenius norm of the Jacobian")
     axes[2].set(ylim=(0, 1), ylabel="test accuracy")
+    axes[2].legend(loc="lower right")
     whole.save_figure(drawing)
 
 
