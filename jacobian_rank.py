@@ -9,10 +9,15 @@ share of the first singular value in the Jacobian's sum of squares, tends toward
     python jacobian_rank.py --jr 0 --weight_decay 0        # control: no regularisation at all
 
 The caption of Figure 2 states no sizes. These are Section 4.3's (1,024 points, width 196, depth 4,
-batch 256, learning rate 1e-3, weight decay 0.01, λ_Jac as in Table 1), with weights as torch draws
-them: from Section 4.3's, eight times as large (--init_scale 8), PC1 hardly moves in so few updates.
+batch 256, learning rate 1e-3, weight decay 0.01, λ_Jac as in Table 1), but with weights as torch
+draws them, not eight times as large (--init_scale 8), and 8,000 updates.
 
-RESULT
+Result, 3 seeds, 8 to 10 minutes for all four runs on one thread of a busy CPU. Mean-squared error:
+from 0.21–0.22 to 0.90–0.91 with weight decay and to 0.92–0.93 with GrokAlign, both still rising.
+Cross-entropy: to 0.36–0.48 with weight decay; with GrokAlign first down to 0.25–0.26 around step
+900, then up to 0.49–0.54. The regularisers are not the cause for the mean-squared error: without
+any it comes to 0.89 (1 seed). Much weight decay does count: with --weight_decay 1, PC1 ends at 0.96
+(mean-squared error) and 0.58 (cross-entropy) instead of 0.89 and 0.40 without any (1 seed each).
 """
 
 from dataclasses import dataclass, replace
