@@ -15,6 +15,8 @@ from torch import Tensor
 
 from utils import JacobianRegulariser
 
+BLOCKS = 3  # a symmetric product costs (1 + 1 / BLOCKS) / 2 of a full one
+
 
 class ClosedForm:
     """Gradient of loss + weight · mean Frobenius norm of the input Jacobian.
@@ -71,57 +73,67 @@ class ClosedForm:
             the loss without the regulariser, and the mean norm (None without it), detached.
         """
         weights = [p.detach() for p in self.parameters]
-        hidden, active = [x], []
-        for w in weights[:-1]:
-            hidden.append(torch.relu(hidden[-1] @ w.T))
-            active.append((hidden[-1] > 0).to(x.dtype))
-        outputs = hidden[-1] @ weights[-1].T
+        batch = len(x)
+        part = batch if points is None else points
+        k = 0
+        if weight:
+            k = self.regulariser.num_projections or len(weights[-1])
+        # Inputs of every layer but the first: activities above, the norm's co-adjoints below.
+        stacks = [x.new_empty(batch + k * part, w.shape[1]) for w in weights[1:]]
+        inputs, active = x, []
+        for w, stack in zip(weights[:-1], stacks, strict=True):
+            inputs = torch.mm(inputs, w.T, out=stack[:batch]).relu_()
+            active.append(inputs.sign())
+        outputs = inputs @ weights[-1].T
         with torch.enable_grad():
             outputs.requires_grad_()
             loss = loss_of(outputs)
             (adjoint,) = torch.autograd.grad(loss, outputs)
-        batch = len(x)
-        part = batch if points is None else points
-        directions = None
-        if weight:
+        if k:
             directions = self.regulariser._directions(outputs.detach()[:part])  # (k, m, C)
             adjoint = torch.cat([adjoint, directions.flatten(0, 1)])
-
-        def gated(rows: Tensor, gate: Tensor) -> Tensor:
-            """Adjoints (B + k m, h) of units to those of their inputs, in place."""
-            rows[:batch] *= gate
-            if directions is not None:
-                rows[batch:].view(len(directions), part, -1).mul_(gate[:part])
-            return rows
 
         # Row b of the first B is the adjoint of the loss at point b, the others are those of vᵀf.
         adjoints = [adjoint]
         for w, gate in zip(weights[:0:-1], active[::-1], strict=True):
-            adjoints.append(gated(adjoints[-1] @ w, gate))
+            rows = adjoints[-1] @ w
+            rows[:batch] *= gate
+            rows[batch:].view(k, part, len(gate.T)).mul_(gate[:part])
+            adjoints.append(rows)
         adjoints.reverse()  # one for each layer of weights
+        delta, u1 = adjoints[0].split([batch, k * part])
 
-        first = adjoints[0]
-        if directions is None:
-            for p, rows, inputs in zip(self.parameters, adjoints, hidden, strict=True):
-                p.grad = rows.T @ inputs
+        if not k:
+            for p, rows, into in zip(self.parameters, adjoints, [x, *stacks], strict=True):
+                p.grad = rows.T @ into
             return loss.detach(), None
 
-        w1, u1 = weights[0], first[batch:]
-        k, classes = len(directions), outputs.shape[1]
-        moved = u1 @ (w1 @ w1.T)  # G u₁
+        classes = outputs.shape[1]
+        co_adjoints = [stack[batch:] for stack in stacks]
+        moved = torch.mm(u1, _gram(weights[0]), out=co_adjoints[0])  # G u₁
         squares = (moved * u1).sum(1).view(k, part).sum(0).clamp(min=0) * (classes / k)
         norms = squares.sqrt()
-        # ∂ mean norm / ∂ ‖vᵀJ‖² times two; zero at a zero Jacobian, as vector_norm has it.
+        # ∂ mean norm / ∂ ‖vᵀJ‖², twice; zero at a zero Jacobian, as vector_norm has it.
         slopes = torch.where(norms > 0, weight * classes / (k * part) / norms, 0.0)
         slopes = slopes.repeat(k)[:, None]
         # By W₁: Σ slope · u₁ u₁ᵀ W₁. By the others: back up the chain u_l = gate · (u_{l+1} W).
-        outer = u1.T @ (slopes * u1)
-        self.parameters[0].grad = torch.addmm(outer @ w1, first[:batch].T, x)
-        back = moved.mul_(slopes)
-        for layer, gate in enumerate(active, start=1):
+        outer = _gram((slopes.sqrt() * u1).T)
+        self.parameters[0].grad = torch.addmm(delta.T @ x, outer, weights[0])
+        moved *= slopes
+        for layer, (gate, back) in enumerate(zip(active, co_adjoints, strict=True), start=1):
             back.view(k, part, -1).mul_(gate[:part])
-            rows = adjoints[layer]
-            self.parameters[layer].grad = rows.T @ torch.cat([hidden[layer], back])
+            self.parameters[layer].grad = adjoints[layer].T @ stacks[layer - 1]
             if layer < len(active):
-                back = back @ weights[layer].T
+                torch.mm(back, weights[layer].T, out=co_adjoints[layer])
         return loss.detach(), norms.mean()
+
+
+def _gram(w: Tensor) -> Tensor:
+    """W Wᵀ (h, h), of which the blocks below the diagonal are copied from those above."""
+    gram = w.new_empty(len(w), len(w))
+    size = -(-len(w) // BLOCKS)
+    for start in range(0, len(w), size):
+        end = start + size
+        torch.mm(w[start:end], w[start:].T, out=gram[start:end, start:])
+        gram[end:, start:end] = gram[start:end, end:].T
+    return gram
