@@ -12,7 +12,7 @@ One update is one cell, a flow for one size, seed and kind of labels. Batching t
 nothing on a CPU: for four of 264 pairs H Hᵀ takes 8.9 ms as a batch and 2.1 ms each alone, its
 Cholesky factor 1.9 and 0.48 ms.
 
-Result, p = 23, ReLU, width 512, 3 seeds, about 2.5 minutes of CPU time on one thread: true labels
+Result, p = 23, ReLU, width 512, 3 seeds, 2.6 minutes on two CPU cores: true labels
 cost more than random ones in small sets and less from 184 pairs on (180, 193, 177; 182 with a
 quarter of the tolerance), where the test accuracy is 0.16 to 0.33; it reaches one half at 199 to
 205 pairs. Beyond, the cost grows by 0.58 a pair with random labels and by 0.18 with true ones: more

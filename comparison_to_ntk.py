@@ -10,7 +10,11 @@ kernel says (Theorem 9), and alignment stops rising once the norm of the centroi
 Two layers as in the paper; the official code's default is three. The rate of Theorem 9 includes
 the output scale, which the official code leaves out.
 
-RESULT
+Result, 3 seeds, half a minute each on one CPU thread: predicted and measured change of ⟨x, μ_x⟩
+agree to 0.1 % (median). Alignment is largest, 0.39 to 0.44, at step 123 to 315, and 0.34 to 0.39
+at the end, while the centroid's norm grows four- to sixfold. In the grid (50 networks, 23 minutes
+on one thread) the largest alignment follows the initial norm of the centroids, whichever factor
+sets it.
 """
 
 from dataclasses import dataclass, replace
@@ -199,13 +203,20 @@ def scaling_figure(run: Run) -> None:
     networks = run.results()["networks"]
     value = {key: numpy.array([n[key] for n in networks]) for key in networks[0]}
     drawing, (left, right) = plots.panels(2, run.command())
-    points = left.scatter(
-        value["rate"], value["reciprocal_norm"], c=value["max_alignment"], cmap=plots.SEQUENTIAL
-    )
+    norm = plots.Normalize(value["max_alignment"].min(), value["max_alignment"].max())
+    for marker, some in (("o", value["rate"] > 0), ("v", value["rate"] <= 0)):
+        points = left.scatter(
+            abs(value["rate"][some]), value["reciprocal_norm"][some],
+            c=value["max_alignment"][some], cmap=plots.SEQUENTIAL, norm=norm, marker=marker,
+            label={"o": "rises", "v": "falls"}[marker],
+        )  # fmt: skip
     left.set(
-        xscale="log", yscale="log",
-        xlabel="initial change of ⟨x, μ⟩ an update (Theorem 9)", ylabel="mean of 1 / ‖μ‖",
-    )  # fmt: skip
+        xscale="log",
+        yscale="log",
+        xlabel="size of the first change of ⟨x, μ⟩ (Theorem 9)",
+        ylabel="mean of 1 / ‖μ‖",
+    )
+    left.legend(title="⟨x, μ⟩ at first", loc="lower left")
     drawing.colorbar(points, ax=left, label="largest alignment during training")
     for i, (scaled, other) in enumerate([("init", "output"), ("output", "init")]):
         means = [
@@ -219,6 +230,8 @@ def scaling_figure(run: Run) -> None:
             label={"init": "weights scaled", "output": "output scaled"}[scaled],
         )  # fmt: skip
     right.set(xscale="log", xlabel="scale", ylabel="largest alignment (mean and range)")
+    right.set_xticks(SCALES, [f"{scale:g}" for scale in SCALES])
+    right.minorticks_off()
     right.legend()
     run.save_figure(drawing)
 

@@ -10,7 +10,7 @@ test: centroid alignment rises when the network generalises; GrokAlign brings th
     python delayed_tasks.py --jr 0.1           # either with GrokAlign
     python delayed_tasks.py --random_labels    # control: nothing to generalise to
 
-Result (seeds 0, 1, 2; one CPU thread of a busy machine, under a minute a run; steps at which
+Result (seeds 0, 1, 2; 11 and 15 seconds a run on two CPU cores; steps at which
 training accuracy passes 0.99 and test accuracy 0.95, found on log-spaced measurements):
 
               memorised           generalised           with GrokAlign, generalised

@@ -9,14 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import datetime
-import importlib.metadata
 import os
 import pickle
-import platform
-import shlex
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,8 +21,7 @@ import yaml
 
 from lab.errors import UserError
 from lab.options import Shared
-
-PACKAGES = ("torch", "torchvision", "numpy", "matplotlib", "scikit-learn")
+from lab.provenance import now, provenance
 
 
 class Run:
@@ -88,7 +81,7 @@ class Run:
         self._saved = content["state"]
         if finished:
             self._config["provenance"] |= {
-                "finished": _now(),
+                "finished": now(),
                 "training_seconds": round(seconds, 2),
             }
             self._write_config()
@@ -193,9 +186,9 @@ class Run:
                     f"{self.folder} began on {began_on}; continue it with --device {began_on}, "
                     "or give --overwrite to start afresh"
                 )
-            now = provenance(self.device)
+            current = provenance(self.device)
             self._config["provenance"].setdefault("continued", []).append(
-                {"at_step": self.step, **{key: now[key] for key in ("started", "commit")}}
+                {"at_step": self.step, **{key: current[key] for key in ("started", "commit")}}
             )
             self._write_config()
 
@@ -256,45 +249,6 @@ def read_config(path: str | Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError):
         raise UserError(f"{path} is damaged; give --overwrite to start afresh") from None
     return config
-
-
-def provenance(device: torch.device) -> dict[str, Any]:
-    """What made a run: command, commit, device, package versions, time."""
-    if device.type == "cuda":
-        machine = f"{device}, {torch.cuda.get_device_name(device)}"
-    else:
-        machine = f"{device}, {platform.machine()}, {torch.get_num_threads()} threads"
-    return {
-        "command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "commit": _commit(),
-        "device": machine,
-        "python": platform.python_version(),
-        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
-        "started": _now(),
-    }
-
-
-def _commit() -> str:
-    """The commit of the code, with `+changes` if tracked files differ from it."""
-    root = Path(__file__).resolve().parent.parent
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True
-        ).stdout.strip()
-
-    try:
-        # A copy of the code inside somebody else's repository has no commit of its own.
-        if Path(git("rev-parse", "--show-toplevel")).resolve() != root:
-            return "unknown"
-        changes = git("status", "--porcelain", "--untracked-files=no")
-        return git("rev-parse", "HEAD") + ("+changes" if changes else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def _state_of(part: Any) -> Any:

@@ -25,7 +25,7 @@ def start(script: str, *arguments: object, folder: Path) -> subprocess.Popen:
 def run(script: str, *arguments: object, folder: Path) -> subprocess.CompletedProcess:
     """Runs a script to its end; the result has `returncode`, `stdout` and `stderr`."""
     process = start(script, *arguments, folder=folder)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=300)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
@@ -45,5 +45,5 @@ def interrupt(
             process.send_signal(signal)
             break
         time.sleep(0.002)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=300)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)

@@ -3,6 +3,8 @@
 import csv
 import itertools
 import os
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -352,19 +354,26 @@ def test_a_run_begun_on_another_device_is_not_mixed(parsed):
         Run("toy", parsed())
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs POSIX")
+HOLD = """
+import fcntl, sys
+file = open(sys.argv[1], "w")
+fcntl.lockf(file, fcntl.LOCK_EX)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no fcntl")
 def test_two_processes_cannot_share_a_folder(parsed):
-    first = Run("toy", parsed())
-    child = os.fork()
-    if child == 0:
-        try:
-            Run("toy", parsed())
-        except UserError as error:
-            os._exit(3 if "another process is working" in str(error) else 4)
-        os._exit(5)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
-    assert first.step == 0
+    lock = Run("toy", parsed()).folder / ".lock"
     Run("toy", parsed())  # the same process may
+    words = [sys.executable, "-c", HOLD, str(lock)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(UserError, match="another process is working in runs/toy/default"):
+            Run("toy", parsed())
+        other.stdin.close()
+    Run("toy", parsed())
 
 
 def test_an_unwritable_folder_is_named(parsed, tmp_path):
