@@ -175,6 +175,52 @@ def test_it_stops_and_stores_the_steps():
     assert first != second
 
 
+def write_run(name, seed, steps, seconds_per_step, **options):
+    o = accelerating_grokking.Options(seed=seed, **options)
+    folder = Path("runs/accelerating_grokking") / name
+    folder.mkdir(parents=True)
+    config = {
+        **o.identity(),
+        "provenance": {"device": "cpu", "command": "", "finished": "now"},
+        "results": {
+            "steps_to_0.2": 100, "steps_to_0.85": steps, "seconds_per_step": seconds_per_step,
+            "test_accuracy": 0.86, "smallest_row_cosine": -0.25, "largest_row_cosine": 0.5,
+        },
+    }  # fmt: skip
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+
+
+def test_tables_pair_runs_by_seed(capsys):
+    write_run("a", 0, 8100, 0.01)
+    write_run("b", 1, 4100, 0.01)
+    write_run("c", 0, 1100, 0.02, jr=1e-3)
+    write_run("d", 1, 1100, 0.02, jr=1e-3)
+    write_run("e", 2, 1, 0.02, jr=1e-3)  # no baseline of this seed
+    write_run("f", 0, None, 0.01, grokfast=True)  # did not arrive
+    write_run("g", 0, 5, 0.01, width=7)  # another network
+    first, second = accelerating_grokking.tables(accelerating_grokking.Options())
+    rows = {row["method"]: row for row in first}
+    assert first[0]["method"] == "baseline"
+    assert set(rows) == {"baseline", "grokfast", "jr=0.001"}
+    assert rows["baseline"]["steps"] == "6100 ± 2828"
+    assert rows["baseline"]["speed-up in steps"] == "–"
+    assert rows["jr=0.001"]["speed-up in steps"] == "5.55 ± 2.57"  # 7.36 and 3.73
+    assert rows["jr=0.001"]["speed-up in time"] == "2.77 ± 1.29"
+    assert rows["jr=0.001"]["speed-up in phase time"] == "3.00 ± 1.41"  # 4 and 2
+    assert rows["jr=0.001"]["paper, steps"] == "↓ 7.56 ± 0.82"
+    assert rows["grokfast"]["reached 0.85"] == "0 of 1"
+    assert rows["grokfast"]["speed-up in steps"] == "–"
+    assert {row["runs"] for row in second} == {"2", "3", "1"}
+    assert second[0]["test accuracy, %"] == "86.0 ± 0.0"
+    assert main("--table") == 0
+    printed = capsys.readouterr().out
+    assert "| CrossEntropy | jr=0.001 | 3 of 3 |" in printed
+    table = Path("runs/accelerating_grokking/table_1.csv").read_text().splitlines()
+    assert len(table) == 4
+    assert main("--table", "--width", 9) == 2
+    assert "--table finds no finished run with these options" in capsys.readouterr().err
+
+
 def test_bad_input(capsys):
     for words, message in (
         (("--jr_fraction", 0.25), "--num_projections and --jr_fraction take a --jr above 0"),
