@@ -1,0 +1,239 @@
+"""accelerating_grokking.py as users run it, its closed form against autograd."""
+
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import accelerating_grokking
+from helpers import interrupt, run
+from lab.closed_form import ClosedForm
+from lab.models import relu_mlp
+from lab.runs import first_step, read_metrics
+from lab.seeds import generator
+from utils import JacobianRegulariser, jacobian
+
+TINY = ("--dataset", "digits", "--points", 60, "--width", 12, "--batch_size", 24)
+TINY = (*TINY, "--device", "cpu", "--check_every", 2)
+COLUMNS = "step,loss,train_accuracy,test_accuracy,jacobian_norm,alignment"
+
+
+def main(*words):
+    return accelerating_grokking.main([str(word) for word in words])
+
+
+def only_run():
+    (folder,) = Path("runs/accelerating_grokking").iterdir()
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_the_command_users_type_also_after_a_kill(tmp_path):
+    words = (*TINY, "--jr", 1e-3, "--grokfast", "--adv_training", "--jr_fraction", 0.5)
+    words = (*words, "--steps", 120, "--stop_at", "none", "--checkpoint_every", 0)
+    cut = tmp_path / "runs/accelerating_grokking/cut"
+    killed = interrupt(
+        *("accelerating_grokking.py", *words, "--name", "cut"),
+        folder=tmp_path, run_folder=cut, rows=12, signal=signal.SIGKILL,
+    )  # fmt: skip
+    assert killed.returncode == -signal.SIGKILL
+    done = run("accelerating_grokking.py", *words, "--name", "cut", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "continuing after" in done.stderr
+    assert done.stdout.splitlines()[-1] == "runs/accelerating_grokking/cut"
+    assert (cut / "figure.png").read_bytes().startswith(b"\x89PNG")
+    lines = (cut / "metrics.csv").read_text().splitlines()
+    assert lines[0] == COLUMNS
+    assert lines[-1].startswith("120,")
+    assert main(*words, "--name", "whole") == 0
+    assert (cut.parent / "whole/metrics.csv").read_bytes() == (cut / "metrics.csv").read_bytes()
+
+
+@pytest.mark.parametrize("points", [None, 5])
+@pytest.mark.parametrize("projections", [1, 3, None])
+def test_closed_form_against_autograd(projections, points):
+    network = relu_mlp([12, 9, 8, 7, 4], generator(0), 3.0)
+    x = torch.randn(20, 12, dtype=torch.float64, generator=generator(1))
+    y = torch.randint(0, 4, (20,), generator=generator(2))
+    regulariser = JacobianRegulariser(network, projections, generator=generator(3))
+
+    def loss_of(outputs):
+        return torch.nn.functional.cross_entropy(outputs, y)
+
+    loss, norm = loss_of(network(x)), regulariser(x[:points])
+    expected = torch.autograd.grad(loss + 0.7 * norm, list(network.parameters()))
+    regulariser.generator = generator(3)
+    found = ClosedForm(regulariser).backward(x, loss_of, 0.7, points)
+    for ours, theirs in zip(found, (loss, norm), strict=True):
+        torch.testing.assert_close(ours, theirs.detach(), rtol=1e-12, atol=0)
+    for p, gradient in zip(network.parameters(), expected, strict=True):
+        assert (p.grad - gradient).abs().max() < 1e-10 * gradient.abs().max()
+
+    plain = torch.autograd.grad(loss_of(network(x)), list(network.parameters()))
+    assert ClosedForm(regulariser).backward(x, loss_of)[1] is None
+    for p, gradient in zip(network.parameters(), plain, strict=True):
+        assert (p.grad - gradient).abs().max() < 1e-10 * gradient.abs().max()
+
+
+def test_closed_form_at_dead_points_and_two_layers():
+    network = relu_mlp([5, 6, 3], generator(0))
+    x = torch.randn(8, 5, dtype=torch.float64, generator=generator(1))
+    x[:3] = 0  # no unit is active: the Jacobian is zero, and so is its gradient
+    regulariser = JacobianRegulariser(network, None)
+    (0.7 * regulariser(x)).backward()
+    expected = [p.grad.clone() for p in network.parameters()]
+    _, norm = ClosedForm(regulariser).backward(x, lambda f: 0 * f.sum(), 0.7)
+    torch.testing.assert_close(norm, torch.linalg.matrix_norm(jacobian(network, x)).mean())
+    for p, gradient in zip(network.parameters(), expected, strict=True):
+        torch.testing.assert_close(p.grad, gradient, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        torch.nn.Linear(3, 2, bias=False),
+        torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.ReLU(), torch.nn.Linear(2, 2)),
+        torch.nn.Sequential(*[torch.nn.Linear(3, 3, bias=False)] * 3),
+    ],
+)
+def test_closed_form_refuses_other_networks(model):
+    with pytest.raises(ValueError, match="Linear layers without biases and ReLUs"):
+        ClosedForm(JacobianRegulariser(model))
+
+
+@pytest.mark.parametrize("loss", ["MSE", "CrossEntropy"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        ("--jr", 1e-2, "--num_projections", 2),
+        ("--jr", 1e-2, "--num_projections", "exact", "--jr_fraction", 0.25),
+        ("--grokfast", "--adv_training"),
+    ],
+)
+def test_autograd_trains_the_same_network(loss, method):
+    words = (*TINY, "--loss_fn", loss, *method, "--dtype", "float64", "--steps", 30)
+    assert main(*words, "--name", "by_hand") == 0
+    assert main(*words, "--name", "by_autograd", "--autograd") == 0
+    found, expected = (
+        read_metrics(f"runs/accelerating_grokking/{name}") for name in ("by_hand", "by_autograd")
+    )
+    assert expected["loss"][-1] < 0.9 * expected["loss"][0]
+    for column in COLUMNS.split(","):
+        assert found[column] == pytest.approx(expected[column], rel=1e-6, abs=1e-9)
+
+
+def test_grokfast_against_its_formula():
+    p = torch.nn.Parameter(torch.zeros(3))
+    filtered = accelerating_grokking.Grokfast([p])
+    gradients = torch.randn(4, 3, generator=generator(0))
+    average = gradients[0]
+    for g in gradients:
+        average = 0.8 * average + 0.2 * g
+        p.grad = g.clone()
+        filtered()
+        torch.testing.assert_close(p.grad, g + 0.1 * average)
+
+
+def test_noise_shrinks_with_the_train_accuracy():
+    x = torch.zeros(200, 500, dtype=torch.float64)
+    noise = accelerating_grokking.InputNoise(0, x)
+    for accuracy, std in ((0.0, 0.06), (0.25, 0.045), (0.5, 0.03), (1.0, 0.03)):
+        noise.adapt(torch.tensor(accuracy))
+        assert noise(x, 7).std().item() == pytest.approx(std, rel=0.02)
+    assert not torch.equal(noise(x, 7), noise(x, 8))
+
+
+def test_muon_trains():
+    assert main(*TINY, "--optimiser", "muon", "--jr", 1e-3, "--steps", 60) == 0
+    m = read_metrics(only_run())
+    assert m["loss"][-1] < 0.9 * m["loss"][0]
+
+
+def test_it_stops_and_stores_the_steps():
+    words = ("--points", 200, "--width", 24, "--steps", 1000, "--stop_at", 0.4, "--seeds", 2)
+    assert main(*TINY, *words) == 0
+    folders = sorted(Path("runs/accelerating_grokking").iterdir())
+    assert [f.name.endswith("seed=1") for f in folders] == [False, True]
+    for folder in folders:
+        m = read_metrics(folder)
+        results = yaml.safe_load((folder / "config.yaml").read_text())["results"]
+        assert m["step"][-1] < 1000
+        assert m["test_accuracy"][-1] > 0.4
+        assert (m["test_accuracy"][:-1] <= 0.4).all()
+        assert results["steps_to_0.2"] == first_step(m, "test_accuracy", 0.2)
+        assert results["steps_to_0.85"] is None
+        assert results["test_accuracy"] == m["test_accuracy"][-1]
+        assert -1 <= results["smallest_row_cosine"] < 0 < results["largest_row_cosine"] <= 1
+        assert 0 < results["seconds_per_step"] < 1
+    first, second = ((f / "metrics.csv").read_bytes() for f in folders)
+    assert first != second
+
+
+def write_run(name, seed, steps, seconds_per_step, **options):
+    o = accelerating_grokking.Options(seed=seed, **options)
+    folder = Path("runs/accelerating_grokking") / name
+    folder.mkdir(parents=True)
+    config = {
+        **o.identity(),
+        "provenance": {"device": "cpu", "command": "", "finished": "now"},
+        "results": {
+            "steps_to_0.2": 100, "steps_to_0.85": steps, "seconds_per_step": seconds_per_step,
+            "test_accuracy": 0.86, "smallest_row_cosine": -0.25, "largest_row_cosine": 0.5,
+        },
+    }  # fmt: skip
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+
+
+def test_tables_pair_runs_by_seed(capsys):
+    write_run("a", 0, 8100, 0.01)
+    write_run("b", 1, 4100, 0.01)
+    write_run("c", 0, 1100, 0.02, jr=1e-3)
+    write_run("d", 1, 1100, 0.02, jr=1e-3)
+    write_run("e", 2, 1, 0.02, jr=1e-3)  # no baseline of this seed
+    write_run("f", 0, None, 0.01, grokfast=True)  # did not arrive
+    write_run("g", 0, 5, 0.01, width=7)  # another network
+    first, second = accelerating_grokking.tables(accelerating_grokking.Options())
+    rows = {row["method"]: row for row in first}
+    assert first[0]["method"] == "baseline"
+    assert set(rows) == {"baseline", "grokfast", "jr=0.001"}
+    assert rows["baseline"]["steps"] == "6100 ± 2828"
+    assert rows["baseline"]["speed-up in steps"] == "–"
+    assert rows["jr=0.001"]["speed-up in steps"] == "5.55 ± 2.57"  # 7.36 and 3.73
+    assert rows["jr=0.001"]["speed-up in time"] == "2.77 ± 1.29"
+    assert rows["jr=0.001"]["speed-up in phase time"] == "3.00 ± 1.41"  # 4 and 2
+    assert rows["jr=0.001"]["paper, steps"] == "↓ 7.56 ± 0.82"
+    assert rows["grokfast"]["reached 0.85"] == "0 of 1"
+    assert rows["grokfast"]["speed-up in steps"] == "–"
+    assert {row["runs"] for row in second} == {"2", "3", "1"}
+    assert second[0]["test accuracy, %"] == "86.0 ± 0.0"
+    assert main("--table") == 0
+    printed = capsys.readouterr().out
+    assert "| CrossEntropy | jr=0.001 | 3 of 3 |" in printed
+    table = Path("runs/accelerating_grokking/table_1.csv").read_text().splitlines()
+    assert len(table) == 4
+    assert main("--table", "--width", 9) == 2
+    assert "--table finds no finished run with these options" in capsys.readouterr().err
+
+
+def test_bad_input(capsys):
+    for words, message in (
+        (("--jr_fraction", 0.25), "--num_projections and --jr_fraction take a --jr above 0"),
+        (("--seeds", 2, "--name", "a"), "--seeds above 1 takes no --name"),
+    ):
+        assert main(*TINY, *words) == 2
+        assert message in capsys.readouterr().err
+    for words in (
+        ("--loss_fn", "hinge"), ("--num_projections", 11), ("--jr", -1), ("--jr_fraction", 0),
+        ("--stop_at", 1.5), ("--optimiser", "sgd"), ("--check_every", 0), ("--depth", 1),
+    ):  # fmt: skip
+        with pytest.raises(SystemExit) as exit:
+            main(*words)
+        assert exit.value.code == 2
+        assert f"{words[0]} takes" in capsys.readouterr().err
+    assert not Path("runs").exists()
