@@ -133,7 +133,7 @@ class JacobianRegulariser:
     def _norms(self, leaf: Tensor, outputs: Tensor, differentiable: bool) -> Tensor:
         """(B,) norms of the Jacobians of `outputs` (B, C) or (B,), squared if asked for."""
         outputs = outputs.reshape(len(outputs), -1)
-        directions = self._directions(outputs.detach())
+        directions = self.directions(outputs.detach())
         projected = []
         for i, v in enumerate(directions):
             keep = differentiable or i + 1 < len(directions)
@@ -143,8 +143,12 @@ class JacobianRegulariser:
         norms = norms * (outputs.shape[1] / len(directions)) ** 0.5
         return norms.square() if self.squared else norms
 
-    def _directions(self, outputs: Tensor) -> Tensor:
-        """(k, B, C) orthonormal directions for outputs (B, C)."""
+    def directions(self, outputs: Tensor) -> Tensor:
+        """Orthonormal directions (k, B, C), drawn anew, for outputs (B, C).
+
+        Raises:
+            ValueError: if k exceeds C.
+        """
         batch, classes = outputs.shape
         k = classes if self.num_projections is None else self.num_projections
         if k > classes:

@@ -90,7 +90,7 @@ class ClosedForm:
             loss = loss_of(outputs)
             (adjoint,) = torch.autograd.grad(loss, outputs)
         if k:
-            directions = self.regulariser._directions(outputs.detach()[:part])  # (k, m, C)
+            directions = self.regulariser.directions(outputs.detach()[:part])  # (k, m, C)
             adjoint = torch.cat([adjoint, directions.flatten(0, 1)])
 
         # Row b of the first B is the adjoint of the loss at point b, the others are those of vᵀf.

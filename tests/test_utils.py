@@ -104,7 +104,7 @@ def test_regulariser_gradient_is_that_of_the_projected_norm(num_projections):
     regulariser = JacobianRegulariser(model, num_projections, generator=draw())
     found = torch.autograd.grad(regulariser(x), list(parameters.values()), allow_unused=True)
 
-    directions = JacobianRegulariser(model, num_projections, generator=draw())._directions(
+    directions = JacobianRegulariser(model, num_projections, generator=draw()).directions(
         model(x).detach()
     )
 
@@ -158,7 +158,7 @@ def test_norm_is_biased_low_by_the_stated_amount_at_rank_one():
 
 def test_projections_are_orthonormal_and_follow_their_generator():
     regulariser = JacobianRegulariser(nn.Identity(), 3, generator=torch.Generator().manual_seed(5))
-    v = regulariser._directions(torch.zeros(7, 6, dtype=torch.float64)).permute(1, 0, 2)
+    v = regulariser.directions(torch.zeros(7, 6, dtype=torch.float64)).permute(1, 0, 2)
     torch.testing.assert_close(v @ v.mT, torch.eye(3, dtype=torch.float64).expand(7, 3, 3))
 
     before = torch.get_rng_state()
