@@ -103,6 +103,10 @@ class ModularMLP(torch.nn.Module):
 class ModularTransformer(OneLayerTransformer):
     """Nanda et al.'s one-layer transformer, which reads a, b and "=" and answers at "=".
 
+    The query is always that of "=" in its place, so that what attention has to know of a pair is a
+    row of a table for each operand: its scores and its values, one a head. The logits are those
+    of `OneLayerTransformer` on the tokens (a, b, p).
+
     Args:
         p: the modulus; p + 1 tokens and p outputs.
         d_model: width of the residual stream.
@@ -117,12 +121,48 @@ class ModularTransformer(OneLayerTransformer):
         super().__init__(p + 1, 3, p, d_model, heads, d_mlp, draws)
         self.p = p
 
-    def forward(self, pairs: Tensor) -> Tensor:
+    def forward(self, pairs: Tensor) -> Tensor:  # type: ignore[override]
         """Logits (B, p) of `pairs` (B, 2)."""
-        equals = pairs.new_full((len(pairs), 1), self.p)
-        return super().forward(torch.cat([pairs, equals], dim=1))[:, -1]
+        end, scores, values = self._tables()
+        looked_up = torch.nn.functional.embedding  # its gradient is faster than an index's
+        rows = [pairs[:, 0], self.p + pairs[:, 1]]
+        return self._answer(
+            end,
+            [*(looked_up(row, scores) for row in rows), scores[-1:]],
+            [*(looked_up(row, values) for row in rows), values[-1:]],
+        )
 
     def grid(self) -> Tensor:
         """Logits (p, p, p) of all pairs (a, b), the classes last."""
-        residues = torch.arange(self.p, device=self.unembedding.device)
-        return self(torch.cartesian_prod(residues, residues)).view(self.p, self.p, self.p)
+        end, scores, values = self._tables()
+
+        def broadcast(table: Tensor) -> list[Tensor]:
+            of_a, of_b, of_end = table.split([self.p, self.p, 1])
+            return [of_a[:, None], of_b[None], of_end[None]]
+
+        return self._answer(end, broadcast(scores), broadcast(values))
+
+    def _tables(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The last position's embedding (d_model,), scores (2p + 1, heads), values (…, d_model).
+
+        Rows: every a in the first place, every b in the second, "=" in the third.
+        """
+        residues, equals = self.token_embedding.split([self.p, 1])
+        first, second, third = self.position_embedding
+        x = torch.cat([residues + first, residues + second, equals + third])
+        query = (self.queries @ x[-1]).unflatten(0, (self.heads, -1))
+        keys = (x @ self.keys.T).unflatten(1, (self.heads, -1))
+        return x[-1], (keys * query).sum(2) * query.shape[1] ** -0.5, x @ self.values.T
+
+    def _answer(self, end: Tensor, scores: list[Tensor], values: list[Tensor]) -> Tensor:
+        """Logits (…, p) from the scores (…, heads) and values (…, d_model) of three positions."""
+        weights = torch.stack(torch.broadcast_tensors(*scores)).softmax(0)
+        d_head = len(end) // self.heads
+        result = sum(
+            weight.repeat_interleave(d_head, dim=-1) * value
+            for weight, value in zip(weights, values, strict=True)
+        )
+        end = end + result @ self.mixing.T
+        hidden = torch.relu(end @ self.mlp_in.T + self.mlp_in_bias)
+        end = end + hidden @ self.mlp_out.T + self.mlp_out_bias
+        return end @ self.unembedding.T

@@ -18,6 +18,7 @@ from lab.errors import UserError
 from lab.modular import ModularMLP, ModularTransformer, modular_addition
 from lab.runs import read_metrics
 from lab.seeds import generator
+from lab.transformer import OneLayerTransformer
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ("--p", "11", "--width", "16", "--num_logs", "20", "--device", "cpu")
@@ -216,6 +217,17 @@ def test_grid_holds_the_logits_of_all_pairs(network):
     pairs = modular_addition(5, 0.5, 0).pairs
     torch.testing.assert_close(network.grid().flatten(0, 1), network(pairs))
     assert not torch.allclose(network.grid()[1, 2], network.grid()[2, 3])
+
+
+def test_transformer_from_tables_is_the_transformer():
+    network = ModularTransformer(5, 8, 2, 6, generator(0, "network")).double()
+    with torch.no_grad():  # biases start at zero, where a forgotten one would not be seen
+        for bias in (network.mlp_in_bias, network.mlp_out_bias):
+            bias.normal_(generator=generator(0, "biases"))
+    pairs = modular_addition(5, 0.5, 0).pairs
+    tokens = torch.cat([pairs, torch.full((25, 1), 5)], dim=1)
+    expected = OneLayerTransformer.forward(network, tokens)[:, -1]
+    torch.testing.assert_close(network(pairs), expected)
 
 
 # commands
