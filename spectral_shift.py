@@ -230,7 +230,7 @@ def figure(run: Run) -> None:
             norm=LogNorm(1e-6, 1e-1),
             cmap=plots.SEQUENTIAL,
             origin="lower",
-            extent=(-half - 0.5, half + 0.5, -half - 0.5, half + 0.5),
+            extent=2 * (-half - 0.5, run.options.p - half - 0.5),
             interpolation="nearest",
         )
         axes.set_title(f"{'never ' * (step is None)}{moment}, step {nearest:,}")

@@ -80,6 +80,7 @@ class ModularMLP(torch.nn.Module):
             )
 
         self.scale = width**-alpha
+        self.register_buffer("offsets", torch.tensor([0, p]), persistent=False)
         self.rows = uniform(2 * p, width, inputs=2 * p)  # W₁ᵀ: p rows for a, then p for b
         self.first_bias = uniform(width, inputs=2 * p)
         self.second = uniform(p, width, inputs=width)
@@ -87,7 +88,7 @@ class ModularMLP(torch.nn.Module):
 
     def forward(self, pairs: Tensor) -> Tensor:
         """Logits (B, p) of `pairs` (B, 2)."""
-        both = pairs + torch.tensor([0, len(self.second)], device=pairs.device)
+        both = pairs + self.offsets
         return self._head(torch.nn.functional.embedding_bag(both, self.rows, mode="sum"))
 
     def grid(self) -> Tensor:

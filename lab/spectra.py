@@ -12,6 +12,8 @@ largest shares and the diagonal fraction stay; the low fraction and the Laplacia
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -99,7 +101,7 @@ def shares(energies: Tensor) -> Tensor:
 
 def spectral_entropy(share: Tensor) -> Tensor:
     """Entropy of the shares (p, p) over that of equal shares, log p²: 0 for a single mode, to 1."""
-    return torch.special.entr(share).sum() / torch.tensor(float(share.numel())).log()
+    return torch.special.entr(share).sum() / math.log(share.numel())
 
 
 def inverse_participation(share: Tensor) -> Tensor:
