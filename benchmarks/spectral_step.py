@@ -2,10 +2,10 @@
 
     python benchmarks/spectral_step.py
 
-Three steps of the MLP of spectral_shift.py, timed in turns so that a busy machine slows all alike:
-on the training pairs only; on the logits of all pairs, the loss taken from the training pairs'; and
-the same with the penalty on these logits. The penalty's own price is the last over the second. It
-needs the logits of all pairs, which is the second over the first.
+Steps of the MLP of spectral_shift.py, timed in turns, the fastest of each: on the training pairs
+only; on the logits of all pairs, the loss taken from the training pairs'; and the same with the
+penalty on these logits. The penalty's own price is the third over the second. It needs the logits
+of all pairs, and their price is the second over the first.
 
 RESULT
 """
@@ -28,13 +28,15 @@ TARGET = 1.6  # penalised step over a step with the same forward pass
 
 def main(argv=None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--p", type=int, default=59, help="modulus, a prime (default: 59)")
-    parser.add_argument("--width", type=int, default=512, help="hidden units (default: 512)")
-    parser.add_argument("--rounds", type=int, default=100, help="timings of each (default: 100)")
+    parser.add_argument("--p", type=int, default=43, help="modulus, a prime (default: 43)")
+    parser.add_argument("--width", type=int, default=256, help="hidden units (default: 256)")
+    parser.add_argument(
+        "--rounds", type=int, default=20, help="blocks of 8 steps of each (default: 20)"
+    )
     parser.add_argument("--device", default="cpu", help="cpu, cuda, … (default: cpu)")
     o = parser.parse_args(argv)
 
-    task = modular_addition(o.p, 0.4, seed=0)
+    task = modular_addition(o.p, 0.5, seed=0)
     network = ModularMLP(o.p, o.width, 0.0, generator(0, "network")).to(o.device, torch.float32)
     optimiser = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=1.0, fused=True)
     train_set = task.train.to(o.device)
@@ -66,7 +68,8 @@ def main(argv=None) -> None:
     milliseconds = {name: [] for name in losses}
     for _ in range(o.rounds):
         for name, loss in losses.items():
-            milliseconds[name].append(step(loss))
+            # In blocks, since a step of another size leaves its memory behind.
+            milliseconds[name] += [step(loss) for _ in range(8)]
     # The fastest of many, since another process can only make a step slower.
     fastest = {name: min(times) for name, times in milliseconds.items()}
     plain, shared = fastest["training pairs only"], fastest["logits of all pairs"]

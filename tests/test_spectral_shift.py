@@ -313,22 +313,22 @@ def test_ablation_finds_the_runs_that_are_there(tmp_path, monkeypatch, capsys):
     gc.collect()  # closes the first run's folder, as the end of its process would
     (alone,) = runs.iterdir()
     before = (alone / "checkpoint.pt").stat().st_mtime_ns
-    assert spectral_shift.main([*options, "--ablation", "--seeds", "2"]) == 0
+    assert spectral_shift.main([*options, "--ablation", "--seeds", "1"]) == 0
     assert (alone / "checkpoint.pt").stat().st_mtime_ns == before
-    assert len(list(runs.iterdir())) == 2 * 4 + 1
+    assert len(list(runs.iterdir())) == 4 + 1
     comparison = tmp_path / capsys.readouterr().out.splitlines()[-1]
     assert (comparison / "figure.png").exists()
     found = yaml.safe_load((comparison / "config.yaml").read_text())["results"]
     assert {torus: len(each) for torus, each in found.items()} == {
-        "no penalty": 2,
-        "true torus": 2,
-        "permuted torus": 2,
-        "complete graph": 2,
+        "no penalty": 1,
+        "true torus": 1,
+        "permuted torus": 1,
+        "complete graph": 1,
     }
     cases = {}
     for path in runs.glob("*/config.yaml"):
         o = yaml.safe_load(path.read_text())
-        if not o["ablation"] and o["seed"] == 1:
+        if not o["ablation"]:
             case = (o["laplacian_penalty"], o["permuted_torus"], o["complete_graph"])
             cases[case] = read_metrics(path.parent)["loss"][-1]
     assert sorted(cases) == [
