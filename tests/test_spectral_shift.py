@@ -3,16 +3,13 @@
 import gc
 import math
 import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
 import spectral_shift
+from helpers import interrupt, run
 from lab import spectra
 from lab.errors import UserError
 from lab.modular import ModularMLP, ModularTransformer, modular_addition
@@ -20,7 +17,7 @@ from lab.runs import read_metrics
 from lab.seeds import generator
 from lab.transformer import OneLayerTransformer
 
-ROOT = Path(__file__).resolve().parent.parent
+SCRIPT = "spectral_shift.py"
 TINY = ("--p", "11", "--width", "16", "--num_logs", "20", "--device", "cpu")
 
 
@@ -233,26 +230,10 @@ def test_transformer_from_tables_is_the_transformer():
 # commands
 
 
-def start(*arguments, cwd):
-    return subprocess.Popen(
-        [sys.executable, ROOT / "spectral_shift.py", *arguments],
-        cwd=cwd,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def run_script(*arguments, cwd):
-    process = start(*arguments, cwd=cwd)
-    out, err = process.communicate(timeout=120)
-    return process.returncode, out, err
-
-
 def test_command(tmp_path):
-    code, out, err = run_script(*TINY, "--steps", "30", "--laplacian_penalty", "0.5", cwd=tmp_path)
-    assert code == 0, err
-    folder = tmp_path / out.splitlines()[-1]
+    ended = run(SCRIPT, *TINY, "--steps", 30, "--laplacian_penalty", 0.5, folder=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    folder = tmp_path / ended.stdout.splitlines()[-1]
     assert (folder / "figure.png").stat().st_size > 10_000
     metrics = read_metrics(folder)
     assert metrics["step"][-1] == 30
@@ -281,20 +262,22 @@ def test_command(tmp_path):
 
 
 def test_killed_run_continues_as_if_it_had_not_been(tmp_path):
-    options = (*TINY, "--steps", "40", "--checkpoint_every", "0")
-    process = start(*options, "--name", "killed", cwd=tmp_path)
+    options = (*TINY, "--steps", 40, "--checkpoint_every", 0)
     folder = tmp_path / "runs/spectral_shift/killed"
-    while process.poll() is None:
-        rows = (folder / "metrics.csv").read_text() if (folder / "metrics.csv").exists() else ""
-        if rows.count("\n") > 3:
-            break
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    interrupt(
+        SCRIPT,
+        *options,
+        "--name",
+        "killed",
+        folder=tmp_path,
+        run_folder=folder,
+        rows=3,
+        signal=signal.SIGKILL,
+    )
     assert not (folder / "figure.png").exists()
     for name in ("killed", "whole"):
-        code, _, err = run_script(*options, "--name", name, cwd=tmp_path)
-        assert code == 0, err
+        ended = run(SCRIPT, *options, "--name", name, folder=tmp_path)
+        assert ended.returncode == 0, ended.stderr
     assert "continued" in (folder / "config.yaml").read_text()
     whole = folder.with_name("whole")
     assert (folder / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
