@@ -96,24 +96,6 @@ def network_of(o: Options) -> torch.nn.Module:
     return ModularTransformer(o.p, o.d_model, o.heads, o.width, draws)
 
 
-class Snapshots:
-    """Every `stride`-th measured spectrum and the last one; part of the checkpoint."""
-
-    def __init__(self, stride: int) -> None:
-        self.stride, self.seen, self.kept = stride, 0, {}
-
-    def see(self, step: int, energies: torch.Tensor, last: bool) -> None:
-        if self.seen % self.stride == 0 or last:
-            self.kept[step] = energies.float().cpu()
-        self.seen += 1
-
-    def state_dict(self) -> dict:
-        return {"seen": self.seen, "kept": self.kept}
-
-    def load_state_dict(self, state: dict) -> None:
-        self.seen, self.kept = state["seen"], state["kept"]
-
-
 def train_network(run: Run, o: Options, task: ModularTask, low: torch.Tensor) -> None:
     place = {"device": run.device, "dtype": o.torch_dtype()}
     labels, train_set, test_set = (
@@ -153,7 +135,7 @@ def train_network(run: Run, o: Options, task: ModularTask, low: torch.Tensor) ->
     bands = spectra.relabelled(low, units).flatten(1).to(**place)  # (units, p²), c = 1 first
     drawn = torch.randint(min(1, len(units) - 1), len(units), (), generator=generator(o.seed, "c"))
     eigenvalues = spectra.eigenvalues(o.p).to(**place)
-    snapshots = Snapshots(o.snapshot_stride)
+    snapshots = spectra.Snapshots(o.snapshot_stride)
 
     @torch.no_grad()
     def measure(step: int) -> dict[str, torch.Tensor]:
@@ -262,7 +244,7 @@ def figure(run: Run) -> None:
         label="low fraction, one relabelling",
     )
     middle.plot(
-        m["step"], m["laplacian_energy"], color=colours[-1], ls=":", label="mean eigenvalue"
+        m["step"], m["laplacian_energy"], color=colours[-1], ls=":", label="Laplacian energy"
     )
     middle.set_ylabel("depends on the residues' names")
     for colour, (column, name) in zip(

@@ -148,3 +148,31 @@ def complete_graph_energy(grid: Tensor) -> Tensor:
     components less their mean.
     """
     return (grid - grid.mean(2, keepdim=True)).flatten(0, 1).var(0).mean()
+
+
+class Snapshots:
+    """Every `stride`-th measured spectrum and the last one; for the `state` of a training.
+
+    `kept` has them by step, as (p, p) float32 on the CPU.
+
+    Args:
+        stride: measurements from one kept spectrum to the next.
+    """
+
+    def __init__(self, stride: int) -> None:
+        self.stride, self.seen = stride, 0
+        self.kept: dict[int, Tensor] = {}
+
+    def see(self, step: int, energies: Tensor, last: bool) -> None:
+        """Counts a measurement, and keeps its spectrum (p, p) if it is its turn or the last."""
+        if self.seen % self.stride == 0 or last:
+            self.kept[step] = energies.float().cpu()
+        self.seen += 1
+
+    def state_dict(self) -> dict:
+        """What a checkpoint keeps."""
+        return {"seen": self.seen, "kept": self.kept}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Continues from a checkpoint's `state_dict`."""
+        self.seen, self.kept = state["seen"], dict(state["kept"])
