@@ -263,8 +263,8 @@ def figure(run: Run) -> None:
         for event in ("memorised_at", "grokked_at"):
             if (step := found[event]) is not None:
                 axes.axvline(step, color="#999999", lw=1, zorder=0)
-        axes.set_ylim(0, None)
-        axes.legend(loc="best")
+        axes.set_ylim(0, (1.05 if axes is left else 1.5) * axes.dataLim.y1)  # room for the legend
+        axes.legend(loc="upper left")
         plots.step_axis(axes, m["step"][-1])
     run.save_figure(drawing)
 
