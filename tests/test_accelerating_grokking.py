@@ -29,11 +29,6 @@ def only_run():
     return folder
 
 
-@pytest.fixture(autouse=True)
-def in_a_folder_of_its_own(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
 def test_the_command_users_type_also_after_a_kill(tmp_path):
     words = (*TINY, "--jr", 1e-3, "--grokfast", "--adv_training", "--jr_fraction", 0.5)
     words = (*words, "--steps", 120, "--stop_at", "none", "--checkpoint_every", 0)

@@ -30,8 +30,7 @@ class Options(Shared):
 
 
 @pytest.fixture
-def parsed(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def parsed():
     return lambda *words: parse(Options, "About.", [str(word) for word in words])
 
 

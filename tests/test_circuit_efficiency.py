@@ -73,8 +73,7 @@ def test_a_killed_sweep_continues_bit_for_bit(tmp_path):
           "--ridge", 0, "--seed", 3), "--ridge takes a number large enough"),
     ],
 )  # fmt: skip
-def test_bad_input(arguments, message, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
+def test_bad_input(arguments, message, tmp_path, capsys):
     assert circuit_efficiency.main([str(a) for a in arguments]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1

@@ -26,11 +26,6 @@ def main(*words):
     return comparison_to_ntk.main([str(word) for word in words])
 
 
-@pytest.fixture(autouse=True)
-def in_a_folder_of_its_own(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
 def test_the_command_users_type_also_after_a_kill(tmp_path):
     words = (*TINY, "--steps", 300, "--checkpoint_every", 0)
     cut = tmp_path / "runs/comparison_to_ntk/cut"

@@ -23,11 +23,6 @@ def main(*words):
     return jacobian_rank.main([str(word) for word in words])
 
 
-@pytest.fixture(autouse=True)
-def in_a_folder_of_its_own(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
 @pytest.fixture
 def undrawn(monkeypatch):
     """Figures take most of the time of so small a run, and one test has them drawn."""

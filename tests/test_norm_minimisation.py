@@ -245,8 +245,7 @@ def test_a_killed_run_continues_bit_for_bit(tmp_path):
         (("--dtype", "float32"), "--dtype takes one of float64"),
     ],
 )
-def test_bad_input(arguments, message, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
+def test_bad_input(arguments, message, tmp_path, capsys):
     try:
         code = norm_minimisation.main([str(a) for a in arguments])
     except SystemExit as stop:

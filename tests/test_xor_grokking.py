@@ -23,11 +23,6 @@ def main(*words):
     return xor_grokking.main([str(word) for word in words])
 
 
-@pytest.fixture(autouse=True)
-def in_a_folder_of_its_own(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
 def test_the_command_users_type(tmp_path):
     words = (*TINY, "--steps", 30, "--jr", "1.0")
     done = run("xor_grokking.py", *words, folder=tmp_path)
