@@ -40,7 +40,7 @@ from lab.closed_form import ClosedForm
 from lab.commands import command
 from lab.compare import compare
 from lab.errors import UserError
-from lab.images import ImageOptions
+from lab.images import ImageOptions, accuracy
 from lab.models import relu_mlp
 from lab.options import option, parse
 from lab.runs import Run, first_step
@@ -247,10 +247,6 @@ def train_network(run: Run, data: images.Images, o: Options) -> None:
         stop=lambda row: o.stop_at is not None and row["test_accuracy"] > o.stop_at,
         measured={*log_steps(o.steps, o.num_logs), *checks},
     )  # fmt: skip
-
-
-def accuracy(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    return (outputs.argmax(1) == labels).double().mean()
 
 
 def store(run: Run, data: images.Images, o: Options) -> None:

@@ -58,7 +58,7 @@ class ClosedForm:
         self,
         x: Tensor,
         loss_of: Callable[[Tensor], Tensor],
-        weight: float = 0.0,
+        weight: float | Callable[[Tensor], Tensor] = 0.0,
         points: int | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Replaces the parameters' `.grad` by the gradient.
@@ -66,7 +66,8 @@ class ClosedForm:
         Args:
             x: (B, D).
             loss_of: outputs (B, C) -> scalar loss.
-            weight: of the mean norm; 0 leaves it out.
+            weight: of the mean norm; 0 leaves it out. For a penalty that is not proportional to
+                the norm its derivative, a function of the mean norm.
             points: how many points, the first of `x`, the norm is averaged over; all when None.
 
         Returns:
@@ -113,11 +114,15 @@ class ClosedForm:
         moved = torch.mm(u1, _gram(weights[0]), out=co_adjoints[0])  # G u₁
         squares = (moved * u1).sum(1).view(k, part).sum(0).clamp(min=0) * (classes / k)
         norms = squares.sqrt()
+        factor = weight(norms.mean()) if callable(weight) else weight
         # ∂ mean norm / ∂ ‖vᵀJ‖², twice; zero at a zero Jacobian, as vector_norm has it.
-        slopes = torch.where(norms > 0, weight * classes / (k * part) / norms, 0.0)
+        slopes = torch.where(norms > 0, abs(factor) * classes / (k * part) / norms, 0.0)
         slopes = slopes.repeat(k)[:, None]
         # By W₁: Σ slope · u₁ u₁ᵀ W₁. By the others: back up the chain u_l = gate · (u_{l+1} W).
         outer = _gram((slopes.sqrt() * u1).T)
+        if callable(weight):  # which may raise the norm instead
+            outer *= factor.sign()
+            slopes = slopes * factor.sign()
         self.parameters[0].grad = torch.addmm(delta.T @ x, outer, weights[0])
         moved *= slopes
         for layer, (gate, back) in enumerate(zip(active, co_adjoints, strict=True), start=1):
