@@ -13,6 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from lab.models import linear_layers
 from utils import JacobianRegulariser
 
 BLOCKS = 3  # a symmetric product costs (1 + 1 / BLOCKS) / 2 of a full one
@@ -34,24 +35,10 @@ class ClosedForm:
     """
 
     def __init__(self, regulariser: JacobianRegulariser) -> None:
-        layers = (
-            list(regulariser.model) if isinstance(regulariser.model, torch.nn.Sequential) else []
-        )
-        linear, between = layers[::2], layers[1::2]
-        if (
-            len(linear) != len(between) + 1
-            or len(linear) < 2
-            or not all(isinstance(m, torch.nn.Linear) and m.bias is None for m in linear)
-            or not all(isinstance(m, torch.nn.ReLU) for m in between)
-        ):
-            raise ValueError(
-                "the closed form takes a Sequential of Linear layers without biases and ReLUs "
-                f"between them, got {regulariser.model}"
-            )
         if regulariser.squared or regulariser.batch_size is not None:
             raise ValueError("the closed form takes the norm itself, of the whole batch at once")
         self.regulariser = regulariser
-        self.parameters = [layer.weight for layer in linear]
+        self.parameters = [layer.weight for layer in linear_layers(regulariser.model)]
 
     @torch.no_grad()
     def backward(
