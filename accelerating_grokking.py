@@ -38,8 +38,9 @@ from lab import images, plots
 from lab.batches import minibatch
 from lab.closed_form import ClosedForm
 from lab.commands import command
+from lab.compare import compare
 from lab.errors import UserError
-from lab.images import ImageOptions
+from lab.images import ImageOptions, accuracy
 from lab.models import relu_mlp
 from lab.options import option, parse
 from lab.runs import Run, first_step
@@ -79,6 +80,14 @@ PAPER = {
     ("MSE", "grokfast"): ("↓ 1.08 ± 0.17", "↓ 1.05 ± 0.23", "↓ 1.05 ± 0.27", "", ""),
     ("MSE", "adv_training"): ("↓ 1.23 ± 0.26", "↑ 1.92 ± 0.29", "↑ 2.02 ± 0.37", "", ""),
 }  # fmt: skip
+
+
+# Panels of --compare: what a column, or two, shows of each run.
+COMPARED = {
+    "accuracy": ("test_accuracy", "train_accuracy"),
+    "centroid alignment (mean)": ("alignment",),
+    "‖J‖ (mean, Frobenius)": ("jacobian_norm",),
+}
 
 
 @dataclass
@@ -240,10 +249,6 @@ def train_network(run: Run, data: images.Images, o: Options) -> None:
     )  # fmt: skip
 
 
-def accuracy(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    return (outputs.argmax(1) == labels).double().mean()
-
-
 def store(run: Run, data: images.Images, o: Options) -> None:
     """What Tables 1 and 2 need, into config.yaml; all seconds are of updates, not measurements."""
     m = run.metrics()
@@ -355,6 +360,9 @@ def print_tables(o: Options) -> None:
 @command
 def main(argv=None) -> None:
     o = parse(Options, __doc__, argv)
+    if o.compare:
+        compare("accelerating_grokking", o, COMPARED)
+        return
     check(o)
     if o.table:
         print_tables(o)

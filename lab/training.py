@@ -64,16 +64,19 @@ def train(
         measured = set(log_steps(options.steps, options.num_logs))
     run.restore(state)
     step, seconds, saved_at = run.step, run.seconds, time.monotonic()
+    # On a CPU this thread's own time, which other work on the machine hardly changes; elsewhere
+    # the time that passes, since an accelerator works on its own.
+    clock = time.thread_time if run.device.type == "cpu" else time.monotonic
     losses: list[Tensor] = []
 
     with _signals() as received, _progress(run) as progress:
         while True:
-            began = time.monotonic()
+            began = clock()
             done = step == options.steps
             due = time.monotonic() - saved_at >= options.checkpoint_every
             if done or due or received or step in measured:
                 _check(run, losses, step)
-                seconds += time.monotonic() - began  # an accelerator may still have been at work
+                seconds += clock() - began  # an accelerator may still have been at work
             if step in measured and not (run.rows and run.rows[-1]["step"] == step):
                 with torch.no_grad():
                     values = {key: float(value) for key, value in measure(step).items()}
@@ -95,11 +98,11 @@ def train(
                     f"{run.folder}; the same command without --overwrite continues",
                     received[0],
                 )
-            began = time.monotonic()
+            began = clock()
             losses.append(update(step).detach())
             if run.device.type == "cpu" or len(losses) == 100:
                 _check(run, losses, step + 1)  # elsewhere reading a loss waits for the device
-            seconds += time.monotonic() - began
+            seconds += clock() - began
             step += 1
             progress.update()
 

@@ -76,6 +76,44 @@ def test_closed_form_against_autograd(projections, points):
         assert (p.grad - gradient).abs().max() < 1e-10 * gradient.abs().max()
 
 
+@pytest.mark.parametrize("points", [None, 5])
+@pytest.mark.parametrize("weight", [0.0, 0.7, lambda norm: 0.7 * (norm - 4.5).sign()])
+def test_closed_form_of_several_networks_at_once(weight, points):
+    networks = [relu_mlp([12, 9, 8, 4], generator(seed), 3.0) for seed in range(3)]
+    x = torch.randn(3, 20, 12, dtype=torch.float64, generator=generator(1))
+
+    def loss_of(outputs):
+        return outputs.square().mean((-2, -1))
+
+    alone, norms = [], []
+    for r, network in enumerate(networks):
+        regulariser = JacobianRegulariser(network, 2, generator=generator(3, r))
+        _, norm = ClosedForm(regulariser).backward(x[r], loss_of, weight, points)
+        alone.append([p.grad for p in network.parameters()])
+        norms.append(norm)
+    if callable(weight):
+        assert min(norms) < 4.5 < max(norms), "otherwise one sign is not tried"
+    together = ClosedForm(
+        *(
+            JacobianRegulariser(network, 2, generator=generator(3, r))
+            for r, network in enumerate(networks)
+        )
+    )
+    loss, norm = together.backward(x, loss_of, weight, points)
+    for r, network in enumerate(networks):
+        torch.testing.assert_close(loss[r], loss_of(network(x[r])).detach())
+        if weight:
+            torch.testing.assert_close(norm[r], norms[r])
+        for p, gradient in zip(network.parameters(), alone[r], strict=True):
+            torch.testing.assert_close(p.grad, gradient, rtol=1e-10, atol=1e-13)
+    # An optimiser that moves one network moves what the next pass uses.
+    with torch.no_grad():
+        next(networks[1].parameters()).mul_(2)
+    again = together.backward(x, loss_of, weight, points)[0]
+    assert again[1] != loss[1]
+    assert again[0] == loss[0]
+
+
 def test_closed_form_at_dead_points_and_two_layers():
     network = relu_mlp([5, 6, 3], generator(0))
     x = torch.randn(8, 5, dtype=torch.float64, generator=generator(1))
