@@ -24,6 +24,7 @@ import torch
 
 from lab import fourier, plots
 from lab.commands import command
+from lab.compare import compare
 from lab.errors import UserError
 from lab.modular import OPERATIONS, SPLITS, ModularTask, ModularTransformer, modular_addition
 from lab.options import Shared, option, parse
@@ -35,6 +36,13 @@ from utils import Centroids, JacobianRegulariser
 MEMORISED, GROKKED = 0.99, 0.95  # training and test accuracy that count as such
 KEY_FREQUENCIES = 5
 SUMS = ("add", "subtract")  # operations with waves in the answer, as many pairs to each answer
+
+# Panels of --compare: what a column, or more, shows of each run.
+COMPARED = {
+    "accuracy": ("test_accuracy", "test_accuracy_unmirrored", "train_accuracy"),
+    "centroid alignment (mean)": ("alignment_mean",),
+    "Gini coefficient": ("gini_embedding", "gini_logit_map"),
+}
 
 
 @dataclass
@@ -76,6 +84,35 @@ def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.cross_entropy(wide, labels)
 
 
+def progress(
+    logits: torch.Tensor, labels: torch.Tensor, train_set: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """Progress measures of Nanda et al. by the strongest waves in the answer, at this step.
+
+    Restricted loss, of all pairs: of these waves and the mean alone. Excluded loss, of the
+    training pairs: of the logits without these waves. Nanda et al. take the waves of the final
+    network instead.
+
+    Args:
+        logits: (p², p) of all pairs, p to each answer.
+        labels: (p²,), the answers.
+        train_set: (n,), indices of the training pairs.
+    """
+    p = logits.shape[1]
+    by_answer = torch.zeros_like(logits[:p]).index_add(0, labels, logits) / p  # (answers, classes)
+    norms = fourier.frequency_norms(by_answer)
+    keys = norms.topk(min(KEY_FREQUENCIES, len(norms))).indices + 1
+    waves = fourier.component(by_answer, keys)
+    y = labels[train_set]
+    return {
+        "restricted_loss": cross_entropy(
+            logits.mean(0) + waves, torch.arange(p, device=labels.device)
+        ),
+        "excluded_loss": cross_entropy(logits[train_set] - waves[y], y),
+        **{f"key_frequency_{i}": key for i, key in enumerate(keys, start=1)},
+    }
+
+
 def train_network(run: Run, o: Options, task: ModularTask) -> None:
     pairs, labels, train_set, test_set, unmirrored = (
         part.to(run.device)
@@ -111,24 +148,6 @@ def train_network(run: Run, o: Options, task: ModularTask) -> None:
         optimiser.step()
         return loss
 
-    def progress(logits: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Progress measures of Nanda et al., by the strongest waves in the answer at this step.
-
-        Restricted loss, of all pairs: of these waves and the mean alone. Excluded loss, of the
-        training pairs: of the logits without these waves. Nanda et al. take the waves of the
-        final network instead.
-        """
-        by_answer = torch.zeros_like(logits[: o.p]).index_add(0, labels, logits) / o.p
-        norms = fourier.frequency_norms(by_answer)
-        keys = norms.topk(min(KEY_FREQUENCIES, len(norms))).indices + 1
-        waves = fourier.component(by_answer, keys)  # (answers, classes)
-        answers = torch.arange(o.p, device=run.device)
-        return {
-            "restricted_loss": cross_entropy(logits.mean(0) + waves, answers),
-            "excluded_loss": cross_entropy(logits[train_set] - waves[y], y),
-            **{f"key_frequency_{i}": key for i, key in enumerate(keys, start=1)},
-        }
-
     def measure(step: int) -> dict[str, torch.Tensor]:
         logits = network.grid().flatten(0, 1)  # of all pairs, in their order
         right = (logits.argmax(1) == labels).to(logits.dtype)
@@ -152,7 +171,7 @@ def train_network(run: Run, o: Options, task: ModularTask) -> None:
                 f"gini_{name}": fourier.gini(fourier.frequency_norms(matrix))
                 for name, matrix in matrices.items()
             },
-            **(progress(logits) if o.operation in SUMS else {}),
+            **(progress(logits, labels, train_set) if o.operation in SUMS else {}),
         }
 
     train(
@@ -222,6 +241,9 @@ def check(o: Options) -> None:
 @command
 def main(argv=None) -> None:
     o = parse(Options, __doc__, argv)
+    if o.compare:
+        compare("modular_addition", o, COMPARED)
+        return
     check(o)
     task = modular_addition(o.p, o.train_fraction, o.seed, operation=o.operation, split=o.split)
     run = Run("modular_addition", o)
