@@ -7,6 +7,9 @@ pair, as Nanda et al.'s code has it; the last one alone; scores and values from 
 regulariser: all three queries, in one forward pass for the loss and one for the Jacobian, as the
 official code has it; the last one alone, in one pass for both; tables, and the Jacobian by hand
 below them. Outputs and norms are compared before anything is timed.
+
+Result, one CPU thread of a busy machine: 238, 90 and 45 ms, a ratio of 0.19; with the regulariser
+776, 239 and 132 ms, a ratio of 0.17.
 """
 
 import argparse
