@@ -41,7 +41,7 @@ SUMS = ("add", "subtract")  # operations with waves in the answer, as many pairs
 COMPARED = {
     "accuracy": ("test_accuracy", "test_accuracy_unmirrored", "train_accuracy"),
     "centroid alignment (mean)": ("alignment_mean",),
-    "Gini coefficient": ("gini_embedding", "gini_logit_map"),
+    "Gini coefficient": ("gini_embedding", "gini_unembedding", "gini_logit_map"),
 }
 
 
@@ -194,39 +194,38 @@ def train_network(run: Run, o: Options, task: ModularTask) -> None:
 def figure(run: Run, o: Options) -> None:
     m = run.metrics()
     blue, vermilion, green, *_, black = plots.COLOURS
-    drawing, axes = plots.panels(2, run.command(), rows=2)
-    (accuracies, alignment), (ginis, norms) = axes
-    accuracies.plot(m["step"], m["train_accuracy"], color=black, ls="--", label="train")
-    accuracies.plot(m["step"], m["test_accuracy"], color=black, label="test")
-    accuracies.plot(
-        m["step"], m["test_accuracy_unmirrored"], color=blue, label="test, unmirrored pairs"
-    )
-    accuracies.set_ylabel("accuracy")
+    drawing, panels = plots.panels(2, run.command(), rows=2)
+    (accuracies, alignment), (ginis, norms) = panels
     alignment.fill_between(
-        m["step"], m["alignment_min"], m["alignment_max"], color=blue, alpha=0.25, lw=0,
-        label="least to greatest",
-    )  # fmt: skip
-    alignment.plot(m["step"], m["alignment_mean"], color=blue, label="mean")
-    alignment.set_ylabel("centroid alignment, training pairs")
-    ginis.plot(m["step"], m["gini_embedding"], color=vermilion, label="embedding $W_E$")
-    ginis.plot(m["step"], m["gini_unembedding"], color=green, label="unembedding $W_U$")
-    ginis.plot(
-        m["step"], m["gini_logit_map"], color=green, ls="--", label="logit map $W_U W_{out}$"
+        m["step"], m["alignment_min"], m["alignment_max"], color=blue, alpha=0.25, lw=0
     )
-    ginis.set_ylabel("Gini coefficient of the Fourier norms")
-    for each in (accuracies, alignment, ginis):
-        plots.step_axis(each, m["step"][-1])
+    for axes, column, label, colour, style in (
+        (accuracies, "train_accuracy", "train", black, "--"),
+        (accuracies, "test_accuracy", "test", black, "-"),
+        (accuracies, "test_accuracy_unmirrored", "test, neither order trains", blue, "-"),
+        (alignment, "alignment_mean", "mean, range shaded", blue, "-"),
+        (ginis, "gini_embedding", "embedding $W_E$", vermilion, "-"),
+        (ginis, "gini_unembedding", "unembedding $W_U$", green, "-"),
+        (ginis, "gini_logit_map", "logit map $W_U W_{out}$", green, "--"),
+    ):
+        axes.plot(m["step"], m[column], color=colour, ls=style, label=label)
+        plots.step_axis(axes, m["step"][-1])
     before, after = network_of(o).state_dict(), run.saved_state("network")
     for moment, state, style in (("before", before, ":"), ("after", after, "-")):
         for name, colour in (("token_embedding", vermilion), ("unembedding", green)):
             of_frequency = fourier.frequency_norms(state[name][: o.p])
-            label = f"{name.removeprefix('token_')}, {moment}"
-            k = range(1, len(of_frequency) + 1)
-            norms.plot(k, of_frequency, color=colour, ls=style, label=label)
+            norms.plot(
+                range(1, len(of_frequency) + 1),
+                of_frequency,
+                color=colour,
+                ls=style,
+                label=f"{name.removeprefix('token_')}, {moment}",
+            )
     norms.set_xlabel("frequency")
-    norms.set_ylabel("norm of the Fourier components")
-    for each in axes.flat:
-        each.legend(loc="best")
+    labels = ("accuracy", "centroid alignment", "Gini coefficient", "norm of a frequency")
+    for axes, label in zip(panels.flat, labels, strict=True):
+        axes.set_ylabel(label)
+        axes.legend(loc="best")
     run.save_figure(drawing)
 
 
