@@ -3,16 +3,21 @@
 import signal
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 import yaml
 
 import accelerating_grokking
+from accelerating_grokking import LEVELS, PAPER
 from helpers import interrupt, run
 from lab.closed_form import ClosedForm
+from lab.errors import Interrupted
 from lab.models import relu_mlp
-from lab.runs import first_step, read_metrics
+from lab.runs import Run, first_step, read_metrics
 from lab.seeds import generator
+from lab.speedups import table_rows
+from lab.training import train_together
 from utils import JacobianRegulariser, jacobian
 
 TINY = ("--dataset", "digits", "--points", 60, "--width", 12, "--batch_size", 24)
@@ -161,6 +166,67 @@ def test_autograd_trains_the_same_network(loss, method):
         assert found[column] == pytest.approx(expected[column], rel=1e-6, abs=1e-9)
 
 
+def options(seed, *words):
+    words = [*map(str, (*TINY, "--dtype", "float64", "--steps", 40, *words)), "--seed", str(seed)]
+    return accelerating_grokking.parse(accelerating_grokking.Options, None, words)
+
+
+METHODS = (
+    ("--jr", 1e-2, "--num_projections", 2, "--jr_fraction", 0.5, "--adv_training"),
+    ("--loss_fn", "MSE", "--grokfast"),
+)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_seeds_in_one_pass_are_those_trained_alone(method):
+    """Also when one of them stops before the others, and when all are cut and continued."""
+    level = 0.45  # of the test accuracy, which the seeds pass at different steps
+    seeds = range(4)
+    for name in ("alone", "together"):
+        words = (*method, "--lr", 0.02, "--init_scale", 1, "--stop_at", level, "--out_dir", name)
+        os = [options(seed, *words) for seed in seeds]
+        if name == "alone":
+            data = accelerating_grokking.images.load(os[0])
+            for o in os:
+                accelerating_grokking.train_networks([Run("accelerating_grokking", o)], data)
+        else:
+            for cut in (True, False):
+                runs = [Run("accelerating_grokking", o) for o in os]
+                assert {run.step for run in runs} == {0 if cut else 3}
+                stop_early(runs, data) if cut else accelerating_grokking.train_networks(runs, data)
+    lengths = set()
+    for folder in Path("alone/accelerating_grokking").iterdir():
+        alone = read_metrics(folder)
+        together = read_metrics(Path("together/accelerating_grokking") / folder.name)
+        lengths.add(int(alone["step"][-1]))
+        for column, values in alone.items():
+            numpy.testing.assert_allclose(together[column], values, rtol=1e-8, err_msg=column)
+    assert len(lengths) > 1, "otherwise none stopped before the others"
+
+
+def stop_early(runs, data):
+    """Trains until a signal comes after three updates."""
+    step = accelerating_grokking.Learner.step
+    made = []
+
+    def counted(self):
+        step(self)
+        made.append(self)
+        if len(made) == 3 * len(runs):
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted, match="and 3 more"):
+        patch.setattr(accelerating_grokking.Learner, "step", counted)
+        accelerating_grokking.train_networks(runs, data)
+
+
+def test_runs_at_different_steps_are_not_trained_together():
+    runs = [Run("accelerating_grokking", options(seed)) for seed in (0, 1)]
+    runs[1].step = 2
+    with pytest.raises(ValueError, match="the same step"):
+        train_together(runs, None, [None] * 2, [{}] * 2)
+
+
 def test_grokfast_against_its_formula():
     p = torch.nn.Parameter(torch.zeros(3))
     filtered = accelerating_grokking.Grokfast([p])
@@ -231,7 +297,8 @@ def test_tables_pair_runs_by_seed(capsys):
     write_run("e", 2, 1, 0.02, jr=1e-3)  # no baseline of this seed
     write_run("f", 0, None, 0.01, grokfast=True)  # did not arrive
     write_run("g", 0, 5, 0.01, width=7)  # another network
-    first, second = accelerating_grokking.tables(accelerating_grokking.Options())
+    found = accelerating_grokking.finished(accelerating_grokking.Options())
+    first, second = table_rows(found, LEVELS, PAPER)
     rows = {row["method"]: row for row in first}
     assert first[0]["method"] == "baseline"
     assert set(rows) == {"baseline", "grokfast", "jr=0.001"}
