@@ -222,10 +222,11 @@ def figure(run: Run, o: Options) -> None:
                 label=f"{name.removeprefix('token_')}, {moment}",
             )
     norms.set_xlabel("frequency")
+    norms.set_ylim(0, 1.3 * norms.dataLim.y1)  # room for the legend
     labels = ("accuracy", "centroid alignment", "Gini coefficient", "norm of a frequency")
     for axes, label in zip(panels.flat, labels, strict=True):
         axes.set_ylabel(label)
-        axes.legend(loc="best")
+        axes.legend(loc="upper left", ncols=2 if axes is norms else 1)
     run.save_figure(drawing)
 
 
