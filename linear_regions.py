@@ -1,0 +1,235 @@
+"""Figures 1 and 11: a network's linear regions when it has memorised and when it generalises.
+
+A ReLU network learns MNIST with GrokAlign. Claim: when it generalises, its linear regions have
+flattened around the training points and migrated away from them.
+
+    python linear_regions.py                         # Figure 1
+    python linear_regions.py --without_jr            # the same network without GrokAlign beside it
+    python linear_regions.py --samples 0 1 2 3 4 5   # other training points, here two triples
+    python linear_regions.py --run runs/linear_regions/default --samples 3 4 5   # no training
+    python linear_regions.py --run runs/accelerating_grokking/jr=0.001
+
+Three training points span a plane, and each is shown in a window of it, --half_width to each side
+in units of the input (pixels of standard deviation 1, points of norm 28), the same at both moments.
+The regions there are exact (lab/regions.py). Without biases they are cones with their tips at the
+origin, which the plane does not meet; scaling a layer's weights changes none of them, and the norms
+by that factor. The network is Section 4.3's, since the caption states no sizes.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy
+import torch
+from matplotlib.colors import LogNorm
+from torch.nn.functional import cross_entropy
+
+from lab import images, plots
+from lab.batches import minibatch
+from lab.closed_form import ClosedForm
+from lab.commands import command
+from lab.compare import compare, names, run_folder
+from lab.errors import UserError
+from lab.images import ImageOptions
+from lab.kept import Kept, kept_moments
+from lab.models import relu_mlp, relu_mlp_of
+from lab.options import option, parse
+from lab.runs import Run, read_config
+from lab.seeds import generator
+from lab.training import log_steps, train
+from lab.windows import Window, draw, planes, windows
+from utils import JacobianRegulariser, jacobian
+
+CLASSES = 10
+MEASURED = 128  # training points at which the Jacobian is measured on the way
+# Panels of --compare: what a column, or two, shows of each run.
+COMPARED = {
+    "accuracy": ("test_accuracy", "train_accuracy"),
+    "regions in a window": ("regions",),
+    "‖J‖₂ (window, point)": ("operator_norm", "point_operator_norm"),
+    "radius (plane, input space)": ("radius", "input_radius"),
+}
+
+
+@dataclass
+class Options(ImageOptions):
+    """Section 4.3's sizes."""
+
+    width: int = option(196, "hidden units of a layer", least=1)
+    depth: int = option(4, "layers of weights", least=2)
+    init_scale: float = option(8.0, "factor on all initial weights", above=0)
+    jr: float = option(1e-3, "weight of the Jacobian regulariser, λ_Jac", least=0)
+    without_jr: bool = option(False, "draw the same network with --jr 0 beside it")
+    samples: tuple[int, ...] = option(
+        (0, 1, 2), "training points, by their place in the set, three to a plane", least=0
+    )
+    half_width: float = option(2.0, "of the windows, in units of the input", above=0)
+    most_regions: int = option(100_000, "regions of a window at most", least=1, names_run=False)
+    run: tuple[str, ...] = option(
+        (), "train nothing, and draw these finished runs of this script or of another that keeps "
+        "the states at memorisation and generalisation",
+    )  # fmt: skip
+    lr: float = option(1e-3, "learning rate of AdamW", above=0)
+    weight_decay: float = option(1e-2, "decoupled weight decay, in units of the rate", least=0)
+    batch_size: int = option(256, "points of an update", least=1)
+    stop_at: float = option(
+        0.85, "test accuracy above which it has generalised, and the run ends", above=0, most=1
+    )
+    check_every: int = option(100, "epochs between measurements", least=1)
+    steps: int = option(200_000, "updates at most", least=0)
+
+
+def train_network(run: Run, data: images.Images, o: Options) -> None:
+    x, y, x_test, y_test = data
+    widths = [x.shape[1], *[o.width] * (o.depth - 1), CLASSES]
+    network = relu_mlp(widths, generator(o.seed, "weights"), o.init_scale).to(x)
+    optimiser = torch.optim.AdamW(
+        network.parameters(), lr=o.lr, weight_decay=o.weight_decay, fused=True
+    )
+    regulariser = JacobianRegulariser(network)
+    closed_form, kept = ClosedForm(regulariser), Kept(network)
+
+    def update(step: int) -> torch.Tensor:
+        rows = minibatch(o.seed, step, len(x), o.batch_size)
+        regulariser.generator = generator(o.seed, "projections", step, device=x.device)
+        loss, _ = closed_form.backward(x[rows], lambda f: cross_entropy(f, y[rows]), o.jr)
+        optimiser.step()
+        return loss
+
+    def measure(step: int) -> dict[str, torch.Tensor]:
+        outputs, rows = network(x), jacobian(network, x[:MEASURED])
+        train_accuracy = (outputs.argmax(1) == y).double().mean()
+        test_accuracy = (network(x_test).argmax(1) == y_test).double().mean()
+        kept.first("memorised", step, train_accuracy == 1)
+        kept.first("generalised", step, test_accuracy > o.stop_at)
+        around = windows(network, x, o.samples, o.half_width, o.most_regions)
+        each = [window.measured() for window in around]
+        return {
+            "loss": cross_entropy(outputs, y),
+            "train_accuracy": train_accuracy,
+            "test_accuracy": test_accuracy,
+            "jacobian_norm": torch.linalg.matrix_norm(rows).mean(),
+            "alignment": torch.cosine_similarity(rows.sum(1), x[:MEASURED]).mean(),
+            **{name: numpy.mean([m[name] for m in each]) for name in each[0]},
+            **{f"radius_{i}": w.radius for i, w in zip(o.samples, around, strict=True)},
+        }
+
+    epoch = -(-len(x) // o.batch_size)  # updates
+    checks = range(0, o.steps + 1, o.check_every * epoch)
+    train(
+        run, update, measure, {"network": network, "optimiser": optimiser, "kept": kept},
+        stop=lambda row: row["test_accuracy"] > o.stop_at,
+        measured={*log_steps(o.steps, o.num_logs), *checks},
+    )  # fmt: skip
+
+
+class Picture(NamedTuple):
+    """A run at one moment."""
+
+    run: int
+    step: int
+    title: str
+    around: list[Window]
+
+
+def pictures(folders: list[Path], x: torch.Tensor, o: Options) -> list[Picture]:
+    """Each run when it had memorised, if it had, and when it generalised or else ended."""
+    drawn = []
+    for run, folder in enumerate(folders):
+        moments, config = kept_moments(folder), read_config(folder / "config.yaml")
+        label = f"λ_Jac = {config['jr']:g}" if "jr" in config else folder.name
+        end = "generalised" if "generalised" in moments else "last"
+        for name in (*(["memorised"] if "memorised" in moments else []), end):
+            step, weights = moments[name]
+            network = relu_mlp_of(weights)
+            around = windows(network, x, o.samples, o.half_width, o.most_regions)
+            drawn.append(Picture(run, step, f"{name}, step {step:,}\n{label}", around))
+    return drawn
+
+
+def figure(whole: Run, x: torch.Tensor, drawn: list[Picture]) -> None:
+    samples = whole.options.samples
+    columns = 1 + 2 * len(drawn)
+    drawing, axes = plots.panels(columns, whole.command(), rows=len(samples))
+    drawing.set_size_inches(2.4 * columns + 1, 2.5 * len(samples) + 0.8)
+    norms = numpy.concatenate([w.regions.operator for p in drawn for w in p.around])
+    norm = LogNorm(max(norms.min(), 1e-3 * norms.max()), norms.max())
+    for axis in axes.flat:
+        axis.grid(False)
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+    for row, i in enumerate(samples):
+        point = x[i].double().cpu()
+        image = (int(len(point) ** 0.5), -1)
+        axes[row, 0].imshow(point.reshape(image), cmap="gray")
+        axes[row, 0].set_ylabel(f"training point {i}")
+        for picture, left, right in zip(drawn, axes[row, 1::2], axes[row, 2::2], strict=True):
+            window = picture.around[row]
+            cells = draw(left, window, norm)
+            left.set_xlabel(f"{len(window.regions):,} regions, radius {window.radius:.2g}")
+            centroid = window.centroid()
+            cosine = torch.cosine_similarity(centroid, point, dim=0)
+            ends = {"vmin": -centroid.abs().max(), "vmax": centroid.abs().max()}
+            right.imshow(centroid.reshape(image), cmap="RdBu_r", **ends)
+            right.set_xlabel(f"centroid, cosine {cosine:.2f}")
+            if row == 0:
+                left.set_title(picture.title, fontsize=10)
+    drawing.colorbar(cells, ax=axes, label="‖J‖₂ on the region", shrink=0.8, aspect=40)
+    whole.save_figure(drawing)
+
+
+def trained(o: Options) -> Run:
+    """Trains, or finds trained, and draws."""
+    data = images.load(o)
+    planes(data.x, o.samples)  # raises before a folder is made
+    run = Run("linear_regions", o)
+    if not run.finished:
+        train_network(run, data, o)
+    figure(run, data.x, pictures([run.folder], data.x, o))
+    return run
+
+
+def beside(folders: list[Path], o: Options) -> Run:
+    """Draws finished runs; a row of metrics.csv is a training point at a moment of one of them."""
+    config = read_config(folders[0] / "config.yaml")
+    x = images.load(replace(o, dataset=config["dataset"], points=config["points"])).x
+    drawn = pictures(folders, x, o)
+    whole = Run("linear_regions", o)
+    if not whole.finished:
+        for picture in drawn:
+            for i, window in zip(o.samples, picture.around, strict=True):
+                cosine = torch.cosine_similarity(window.centroid(), x[i].double().cpu(), dim=0)
+                about = {"run": picture.run, "sample": i, "alignment": cosine}
+                whole.record(picture.step, {**about, **window.measured()})
+        whole.save(0, 0.0, {}, finished=True)
+    figure(whole, x, drawn)
+    return whole
+
+
+@command
+def main(argv=None) -> None:
+    o = parse(Options, __doc__, argv)
+    if o.compare:
+        compare("linear_regions", o, COMPARED)
+        return
+    if o.without_jr and (o.run or o.jr == 0):
+        raise UserError("--without_jr takes a --jr above 0 to draw it beside, and no --run")
+    if o.run:
+        above = Path(o.out_dir) / "linear_regions"
+        folders = [run_folder("--run", given, above) for given in o.run]
+        rest = replace(o, run=()).run_name()
+        name = (
+            "run=" + "+".join(names(folders)).replace("/", "_") + f",{rest}" * (rest != "default")
+        )
+        run = beside(folders, replace(o, name=o.name or name))
+    elif o.without_jr:
+        each = [replace(o, without_jr=False, name=None, jr=jr) for jr in (o.jr, 0.0)]
+        run = beside([trained(one).folder for one in each], o)
+    else:
+        run = trained(o)
+    print(run.folder)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
