@@ -192,8 +192,11 @@ def trained(o: Options) -> Run:
 
 def beside(folders: list[Path], o: Options) -> Run:
     """Draws finished runs; a row of metrics.csv is a training point at a moment of one of them."""
-    config = read_config(folders[0] / "config.yaml")
-    x = images.load(replace(o, dataset=config["dataset"], points=config["points"])).x
+    configs = [read_config(folder / "config.yaml") for folder in folders]
+    (dataset, count), *others = {(c.get("dataset"), c.get("points")) for c in configs}
+    if others or dataset is None:
+        raise UserError("--run takes runs that were trained on the same images")
+    x = images.load(replace(o, dataset=dataset, points=count)).x
     drawn = pictures(folders, x, o)
     whole = Run("linear_regions", o)
     if not whole.finished:
@@ -218,11 +221,9 @@ def main(argv=None) -> None:
     if o.run:
         above = Path(o.out_dir) / "linear_regions"
         folders = [run_folder("--run", given, above) for given in o.run]
-        rest = replace(o, run=()).run_name()
-        name = (
-            "run=" + "+".join(names(folders)).replace("/", "_") + f",{rest}" * (rest != "default")
-        )
-        run = beside(folders, replace(o, name=o.name or name))
+        # Named after the folders' last parts, since a name has no slashes.
+        short = tuple(name.replace("/", "_") for name in names(folders))
+        run = beside(folders, replace(o, name=replace(o, run=short).run_name()))
     elif o.without_jr:
         each = [replace(o, without_jr=False, name=None, jr=jr) for jr in (o.jr, 0.0)]
         run = beside([trained(one).folder for one in each], o)

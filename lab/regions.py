@@ -65,9 +65,10 @@ def plane(origin: Tensor, first: Tensor, second: Tensor) -> Plane:
         UserError: if the directions span no plane.
     """
     origin, *spans = (part.detach().double().cpu() for part in (origin, first, second))
-    basis, triangular = torch.linalg.qr(torch.stack(spans).flatten(1).T)
+    spans = torch.nn.functional.normalize(torch.stack(spans).flatten(1), eps=0.0)
+    basis, triangular = torch.linalg.qr(spans.T)
     lengths = triangular.diagonal()
-    if not lengths.abs().min() > 1e-9 * triangular.abs().max():  # also where one is zero or nan
+    if not lengths.abs().min() > 1e-6:  # the angle's sine; nan if a direction is zero
         raise UserError("a plane takes two directions, or three points, that are not on one line")
     directions = (basis * lengths.sign()).T.reshape(2, *origin.shape)
     return Plane(origin, directions)
