@@ -31,7 +31,7 @@ from lab.closed_form import ClosedForm
 from lab.commands import command
 from lab.compare import compare, names, run_folder
 from lab.errors import UserError
-from lab.images import ImageOptions
+from lab.images import ImageOptions, accuracy
 from lab.kept import Kept, kept_moments
 from lab.models import relu_mlp, relu_mlp_of
 from lab.options import option, parse
@@ -99,8 +99,7 @@ def train_network(run: Run, data: images.Images, o: Options) -> None:
 
     def measure(step: int) -> dict[str, torch.Tensor]:
         outputs, rows = network(x), jacobian(network, x[:MEASURED])
-        train_accuracy = (outputs.argmax(1) == y).double().mean()
-        test_accuracy = (network(x_test).argmax(1) == y_test).double().mean()
+        train_accuracy, test_accuracy = accuracy(outputs, y), accuracy(network(x_test), y_test)
         kept.first("memorised", step, train_accuracy == 1)
         kept.first("generalised", step, test_accuracy > o.stop_at)
         around = windows(network, x, o.samples, o.half_width, o.most_regions)
@@ -138,7 +137,7 @@ def pictures(folders: list[Path], x: torch.Tensor, o: Options) -> list[Picture]:
     drawn = []
     for run, folder in enumerate(folders):
         moments, config = kept_moments(folder), read_config(folder / "config.yaml")
-        label = f"λ_Jac = {config['jr']:g}" if "jr" in config else folder.name
+        label = f"--jr {config['jr']}" if "jr" in config else folder.name
         end = "generalised" if "generalised" in moments else "last"
         for name in (*(["memorised"] if "memorised" in moments else []), end):
             step, weights = moments[name]
