@@ -18,7 +18,6 @@ by that factor. The network is Section 4.3's, since the caption states no sizes.
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy
 import torch
@@ -32,13 +31,13 @@ from lab.commands import command
 from lab.compare import compare, names, run_folder
 from lab.errors import UserError
 from lab.images import ImageOptions, accuracy
-from lab.kept import Kept, kept_moments
-from lab.models import relu_mlp, relu_mlp_of
+from lab.kept import Kept
+from lab.models import relu_mlp
 from lab.options import option, parse
 from lab.runs import Run, read_config
 from lab.seeds import generator
 from lab.training import log_steps, train
-from lab.windows import Window, draw, planes, windows
+from lab.windows import Picture, draw, medians, pictures, planes, windows
 from utils import JacobianRegulariser, jacobian
 
 CLASSES = 10
@@ -103,7 +102,7 @@ def train_network(run: Run, data: images.Images, o: Options) -> None:
         kept.first("memorised", step, train_accuracy == 1)
         kept.first("generalised", step, test_accuracy > o.stop_at)
         around = windows(network, x, o.samples, o.half_width, o.most_regions)
-        each = [window.measured() for window in around]
+        each = [one.measured() for one in around]
         return {
             "loss": cross_entropy(outputs, y),
             "train_accuracy": train_accuracy,
@@ -123,30 +122,6 @@ def train_network(run: Run, data: images.Images, o: Options) -> None:
     )  # fmt: skip
 
 
-class Picture(NamedTuple):
-    """A run at one moment."""
-
-    run: int
-    step: int
-    title: str
-    around: list[Window]
-
-
-def pictures(folders: list[Path], x: torch.Tensor, o: Options) -> list[Picture]:
-    """Each run when it had memorised, if it had, and when it generalised or else ended."""
-    drawn = []
-    for run, folder in enumerate(folders):
-        moments, config = kept_moments(folder), read_config(folder / "config.yaml")
-        label = f"--jr {config['jr']}" if "jr" in config else folder.name
-        end = "generalised" if "generalised" in moments else "last"
-        for name in (*(["memorised"] if "memorised" in moments else []), end):
-            step, weights = moments[name]
-            network = relu_mlp_of(weights)
-            around = windows(network, x, o.samples, o.half_width, o.most_regions)
-            drawn.append(Picture(run, step, f"{name}, step {step:,}\n{label}", around))
-    return drawn
-
-
 def figure(whole: Run, x: torch.Tensor, drawn: list[Picture]) -> None:
     samples = whole.options.samples
     columns = 1 + 2 * len(drawn)
@@ -159,23 +134,26 @@ def figure(whole: Run, x: torch.Tensor, drawn: list[Picture]) -> None:
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
     for row, i in enumerate(samples):
-        point = x[i].double().cpu()
-        image = (int(len(point) ** 0.5), -1)
-        axes[row, 0].imshow(point.reshape(image), cmap="gray")
+        image = (int(x.shape[1] ** 0.5), -1)
+        axes[row, 0].imshow(x[i].reshape(image).cpu(), cmap="gray")
         axes[row, 0].set_ylabel(f"training point {i}")
         for picture, left, right in zip(drawn, axes[row, 1::2], axes[row, 2::2], strict=True):
-            window = picture.around[row]
-            cells = draw(left, window, norm)
-            left.set_xlabel(f"{len(window.regions):,} regions, radius {window.radius:.2g}")
-            centroid = window.centroid()
-            cosine = torch.cosine_similarity(centroid, point, dim=0)
+            around = picture.around[row]
+            cells = draw(left, around, norm)
+            left.set_xlabel(f"{len(around.regions):,} regions, radius {around.radius:.2g}")
+            centroid = around.centroid()
             ends = {"vmin": -centroid.abs().max(), "vmax": centroid.abs().max()}
             right.imshow(centroid.reshape(image), cmap="RdBu_r", **ends)
-            right.set_xlabel(f"centroid, cosine {cosine:.2f}")
+            right.set_xlabel(f"centroid, cosine {around.alignment():.2f}")
             if row == 0:
-                left.set_title(picture.title, fontsize=10)
+                title = f"{picture.moment}, step {picture.step:,}\n{picture.label}"
+                left.set_title(title, fontsize=10)
     drawing.colorbar(cells, ax=axes, label="‖J‖₂ on the region", shrink=0.8, aspect=40)
     whole.save_figure(drawing)
+
+
+def pictures_of(folders: list[Path], x: torch.Tensor, o: Options) -> list[Picture]:
+    return pictures(folders, x, o.samples, o.half_width, o.most_regions)
 
 
 def trained(o: Options) -> Run:
@@ -185,7 +163,7 @@ def trained(o: Options) -> Run:
     run = Run("linear_regions", o)
     if not run.finished:
         train_network(run, data, o)
-    figure(run, data.x, pictures([run.folder], data.x, o))
+    figure(run, data.x, pictures_of([run.folder], data.x, o))
     return run
 
 
@@ -196,15 +174,21 @@ def beside(folders: list[Path], o: Options) -> Run:
     if others or dataset is None:
         raise UserError("--run takes runs that were trained on the same images")
     x = images.load(replace(o, dataset=dataset, points=count)).x
-    drawn = pictures(folders, x, o)
+    drawn = pictures_of(folders, x, o)
     whole = Run("linear_regions", o)
     if not whole.finished:
         for picture in drawn:
-            for i, window in zip(o.samples, picture.around, strict=True):
-                cosine = torch.cosine_similarity(window.centroid(), x[i].double().cpu(), dim=0)
-                about = {"run": picture.run, "sample": i, "alignment": cosine}
-                whole.record(picture.step, {**about, **window.measured()})
+            for i, around in zip(o.samples, picture.around, strict=True):
+                about = {"run": picture.run, "sample": i}
+                whole.record(picture.step, {**about, **around.measured()})
         whole.save(0, 0.0, {}, finished=True)
+        whole.store(
+            {
+                f"{p.moment} {p.label}, medians {place}": medians(windows)
+                for p in drawn
+                for place, windows in (("at the points", p.around), ("between them", p.between))
+            }
+        )
     figure(whole, x, drawn)
     return whole
 

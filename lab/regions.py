@@ -51,7 +51,7 @@ class Plane:
 
     def points(self, at: ArrayLike) -> Tensor:
         """Inputs (N, *input) at the coordinates (N, 2)."""
-        return self.origin + torch.tensordot(torch.as_tensor(at), self.directions, 1)
+        return self.origin + torch.tensordot(torch.as_tensor(at).double(), self.directions, 1)
 
     def coordinates(self, x: Tensor) -> NDArray:
         """Coordinates (N, 2) of the points of the plane that are nearest to `x` (N, *input)."""

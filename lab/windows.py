@@ -1,8 +1,12 @@
-"""The linear regions around points, each in a window of the plane that it spans with two others."""
+"""The linear regions around points, each in a window of the plane that it spans with two others.
+
+What linear_regions.py looks at: `window` finds one, `pictures` those of runs at two moments.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy
@@ -10,17 +14,22 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import Normalize
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from lab import plots
 from lab.errors import UserError
+from lab.kept import kept_moments
+from lab.models import relu_mlp_of
 from lab.regions import Plane, Regions, partition, plane_through, radii, square
+from lab.runs import read_config
 
 
 class Window(NamedTuple):
     """The regions around one point."""
 
+    point: Tensor
+    """(D,), float64."""
     regions: Regions
     at: NDArray
     """(2,), the point's coordinates in the plane."""
@@ -37,8 +46,12 @@ class Window(NamedTuple):
         """(D,), of the region that holds the point."""
         return torch.from_numpy(self.regions.centroids[self.own])
 
+    def alignment(self) -> float:
+        """Cosine of the angle between the point and its region's centroid."""
+        return float(torch.cosine_similarity(self.point, self.centroid(), dim=0))
+
     def measured(self) -> dict[str, float]:
-        """Number of regions, ‖J‖₂ (mean over the window's area, at the point), and both radii."""
+        """Regions, ‖J‖₂ (mean over the window's area, at the point), both radii, alignment."""
         areas = self.regions.areas()
         return {
             "regions": len(self.regions),
@@ -46,6 +59,7 @@ class Window(NamedTuple):
             "point_operator_norm": self.regions.operator[self.own],
             "radius": self.radius,
             "input_radius": self.input_radius,
+            "point_alignment": self.alignment(),
         }
 
 
@@ -73,29 +87,84 @@ def planes(points: Tensor, samples: Sequence[int]) -> list[Plane]:
     return found
 
 
-def windows(
-    network: nn.Module, points: Tensor, samples: Sequence[int], half_width: float, limit: int
-) -> list[Window]:
-    """The regions of `network` around the samples, in the planes of `planes`.
+def window(
+    network: nn.Module, plane: Plane, at: ArrayLike, half_width: float, limit: int
+) -> Window:
+    """The regions of `network` around a point of a plane.
 
     Args:
         network: of the layers that lab/regions.py lists.
-        points: (N, D).
-        samples: places of the points to take among them.
-        half_width: of each window, a square with its point in the middle, in units of the input.
-        limit: of the number of regions in a window.
+        plane: the plane.
+        at: (2,), coordinates of the point.
+        half_width: of the window, a square with the point in the middle, in units of the input.
+        limit: of the number of regions.
 
     Raises:
-        UserError: as `planes`, or if there are more regions than `limit`.
+        UserError: if there are more regions than `limit`.
     """
-    found, chosen = [], points[list(samples)].detach().double().cpu()
-    everywhere = radii(network, chosen).tolist()
-    for i, plane in enumerate(planes(points, samples)):
-        for at, input_radius in zip(
-            plane.coordinates(chosen[3 * i : 3 * i + 3]), everywhere[3 * i :], strict=False
-        ):
-            regions = partition(network, plane, square(at, half_width), limit)
-            found.append(Window(regions, at, half_width, *regions.around(at), input_radius))
+    at = numpy.asarray(at, dtype=float)
+    points = plane.points(at[None])
+    regions = partition(network, plane, square(at, half_width), limit)
+    own, radius = regions.around(at)
+    return Window(points[0], regions, at, half_width, own, radius, float(radii(network, points)[0]))
+
+
+def windows(
+    network: nn.Module, points: Tensor, samples: Sequence[int], half_width: float, limit: int
+) -> list[Window]:
+    """The window around each of the samples, in the planes of `planes`; arguments as there."""
+    of_three = torch.as_tensor(samples).split(3)
+    return [
+        window(network, plane, at, half_width, limit)
+        for plane, three in zip(planes(points, samples), of_three, strict=True)
+        for at in plane.coordinates(points[three].detach().double().cpu())
+    ]
+
+
+def medians(windows: Sequence[Window]) -> dict[str, float]:
+    """Of what is measured in each window."""
+    each = [window.measured() for window in windows]
+    return {name: float(numpy.median([m[name] for m in each])) for name in each[0]}
+
+
+class Picture(NamedTuple):
+    """A run at one moment."""
+
+    run: int
+    """Its place among the runs."""
+    label: str
+    moment: str
+    step: int
+    around: list[Window]
+    """One for each sample."""
+    between: list[Window]
+    """As a control, one around the mean of each three samples."""
+
+
+def pictures(
+    folders: Sequence[Path], points: Tensor, samples: Sequence[int], half_width: float, limit: int
+) -> list[Picture]:
+    """Runs when they had memorised, if they had, and when they generalised or else ended.
+
+    Args:
+        folders: finished runs that keep their states, of networks like `relu_mlp`.
+        points: (N, D).
+        samples, half_width, limit: as for `windows`.
+
+    Raises:
+        UserError: as `windows`, or if a run keeps no states.
+    """
+    found, size = [], (half_width, limit)
+    for run, folder in enumerate(folders):
+        moments, config = kept_moments(folder), read_config(folder / "config.yaml")
+        label = f"--jr {config['jr']}" if "jr" in config else folder.name
+        end = "generalised" if "generalised" in moments else "last"
+        for moment in (*(["memorised"] if "memorised" in moments else []), end):
+            step, weights = moments[moment]
+            network = relu_mlp_of(weights)
+            around = windows(network, points, samples, *size)
+            between = [window(network, plane, (0, 0), *size) for plane in planes(points, samples)]
+            found.append(Picture(run, label, moment, step, around, between))
     return found
 
 
@@ -103,7 +172,7 @@ def draw(axes: Axes, window: Window, norm: Normalize) -> PolyCollection:
     """The regions, coloured by ‖J‖₂, and the point."""
     cells = PolyCollection(
         window.regions.polygons(), array=window.regions.operator, norm=norm,
-        cmap=plots.SEQUENTIAL, edgecolor="black", linewidth=0.15,
+        cmap=plots.SEQUENTIAL, edgecolor="#999999", linewidth=0.3,
     )  # fmt: skip
     axes.add_collection(cells)
     axes.plot(*window.at, "o", color="white", markeredgecolor="black", markersize=5)

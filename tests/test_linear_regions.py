@@ -3,6 +3,7 @@
 import signal
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 
@@ -12,7 +13,8 @@ from lab import images
 from lab.errors import UserError
 from lab.images import ImageOptions
 from lab.kept import Kept, kept_moments
-from lab.runs import read_metrics
+from lab.models import relu_mlp_of
+from lab.runs import read_config, read_metrics
 from lab.windows import planes
 from utils import Centroids
 
@@ -21,7 +23,7 @@ TINY = (*TINY, "--init_scale", 2, "--lr", 0.01, "--check_every", 2, "--stop_at",
 TINY = (*TINY, "--half_width", 0.3, "--steps", 200, "--num_logs", 10)
 COLUMNS = (
     "step,loss,train_accuracy,test_accuracy,jacobian_norm,alignment,regions,operator_norm,"
-    "point_operator_norm,radius,input_radius,radius_0,radius_1,radius_2"
+    "point_operator_norm,radius,input_radius,point_alignment,radius_0,radius_1,radius_2"
 )
 RUNS = Path("runs/linear_regions")
 
@@ -120,12 +122,16 @@ def test_the_same_network_without_the_regulariser_and_finished_runs(capsys, monk
     m = read_metrics(both)
     assert m["sample"].tolist() == [5, 9, 3, 0, 1, 2] * 4
     x = images.load(ImageOptions(dataset="digits", points=60)).x
-    network = linear_regions.relu_mlp_of(kept_moments(without)["last"].weights)
-    assert m["alignment"][-1] == pytest.approx(
+    network = relu_mlp_of(kept_moments(without)["last"].weights)
+    assert m["point_alignment"][-1] == pytest.approx(
         float(Centroids(network)(x[2:3]).alignments), rel=1e-4
     )
     _, _, pictures = drawn[-1]
     assert [(p.run, len(p.around)) for p in pictures] == [(0, 6), (0, 6), (1, 6), (1, 6)]
+    medians = read_config(both / "config.yaml")["results"]
+    assert len(medians) == 8
+    of_last = medians["generalised --jr 0.0, medians at the points"]
+    assert of_last["radius"] == pytest.approx(numpy.median(m["radius"][-6:]))
     before = [(both / name).read_bytes() for name in ("metrics.csv", "checkpoint.pt")]
     assert main("--config", both / "config.yaml") == 0
     assert before == [(both / name).read_bytes() for name in ("metrics.csv", "checkpoint.pt")]
@@ -137,7 +143,7 @@ def test_a_run_that_never_generalised_is_drawn_at_its_end(monkeypatch):
     monkeypatch.setattr(linear_regions, "figure", lambda *drawing: drawn.append(drawing))
     assert main(*TINY, "--stop_at", 1, "--steps", 4, "--name", "short") == 0
     (picture,) = drawn[-1][2]
-    assert picture.title.startswith("last, step 4")
+    assert (picture.moment, picture.step) == ("last", 4)
 
 
 def test_kept_is_a_copy_of_the_first_time(tmp_path):
