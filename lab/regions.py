@@ -373,15 +373,14 @@ def _widened(corners: NDArray, width: int) -> NDArray:
 def _lines(values: Tensor, reach: float) -> NDArray:
     """(P, 3, n): a, b, c of each unit's a s + b t + c, its gradient scaled to length 1.
 
-    A unit that is constant on the plane gets the line 0 s + 0 t ± 1, which crosses nothing.
+    A unit that is constant, to rounding, gets the line 0 s + 0 t ± 1, which crosses nothing.
     """
     at = values.unflatten(0, (-1, 3)).flatten(2).numpy()
     lines = numpy.stack([(at[:, 1] - at[:, 0]) / reach, (at[:, 2] - at[:, 0]) / reach, at[:, 0]], 1)
     slopes = numpy.linalg.norm(lines[:, :2], axis=1, keepdims=True)
-    constant = slopes == 0
-    lines = lines / numpy.where(constant, 1.0, slopes)
-    lines[:, 2:] = numpy.where(constant, numpy.sign(lines[:, 2:]), lines[:, 2:])
-    return lines
+    constant = slopes * reach <= 1e-13 * numpy.abs(at).max((1, 2), keepdims=True)
+    level = numpy.sign(lines[:, 2:]) * numpy.array([0.0, 0.0, 1.0])[:, None]
+    return numpy.where(constant, level, lines / numpy.where(constant, 1.0, slopes))
 
 
 def _pieces(
