@@ -34,6 +34,7 @@ from lab.images import ImageOptions, accuracy
 from lab.kept import Kept
 from lab.models import relu_mlp
 from lab.options import option, parse
+from lab.regions import radii
 from lab.runs import Run, read_config
 from lab.seeds import generator
 from lab.training import log_steps, train
@@ -173,7 +174,7 @@ def beside(folders: list[Path], o: Options) -> Run:
     (dataset, count), *others = {(c.get("dataset"), c.get("points")) for c in configs}
     if others or dataset is None:
         raise UserError("--run takes runs that were trained on the same images")
-    x = images.load(replace(o, dataset=dataset, points=count)).x
+    x, _, x_test, _ = images.load(replace(o, dataset=dataset, points=count))
     drawn = pictures_of(folders, x, o)
     whole = Run("linear_regions", o)
     if not whole.finished:
@@ -184,9 +185,13 @@ def beside(folders: list[Path], o: Options) -> Run:
         whole.save(0, 0.0, {}, finished=True)
         whole.store(
             {
-                f"{p.moment} {p.label}, medians {place}": medians(windows)
+                f"{p.name}, {p.moment}: medians": {
+                    "at the points": medians(p.around),
+                    "between them": medians(p.between),
+                    "input_radius, all training points": radii(p.network, x).median().item(),
+                    "input_radius, all test points": radii(p.network, x_test).median().item(),
+                }
                 for p in drawn
-                for place, windows in (("at the points", p.around), ("between them", p.between))
             }
         )
     figure(whole, x, drawn)

@@ -217,8 +217,13 @@ def radii(network: nn.Module, x: Tensor) -> Tensor:
             at += 1
         return torch.cat(before, 1)
 
-    slopes = torch.linalg.vector_norm(jacobian(units, x), dim=2)
-    return torch.where(slopes > 0, units(x).abs() / slopes, torch.inf).min(1).values
+    size = max(1, 8 * BLOCK // (sum(_widths(steps, x[:1])) * x[0].numel()))
+    nearest = []
+    for part in x.split(size):
+        slopes = torch.linalg.vector_norm(jacobian(units, part), dim=2)
+        distances = torch.where(slopes > 0, units(part).abs() / slopes, torch.inf)
+        nearest.append(distances.min(1).values)
+    return torch.cat(nearest)
 
 
 @dataclass

@@ -6,6 +6,7 @@ What linear_regions.py looks at: `window` finds one, `pictures` those of runs at
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from lab import plots
+from lab.compare import names
 from lab.errors import UserError
 from lab.kept import kept_moments
 from lab.models import relu_mlp_of
@@ -132,17 +134,19 @@ class Picture(NamedTuple):
 
     run: int
     """Its place among the runs."""
+    name: str
     label: str
     moment: str
     step: int
+    network: nn.Module
     around: list[Window]
     """One for each sample."""
     between: list[Window]
-    """As a control, one around the mean of each three samples."""
+    """As a control, one around the mean of each three samples, brought to their mean norm."""
 
 
 def pictures(
-    folders: Sequence[Path], points: Tensor, samples: Sequence[int], half_width: float, limit: int
+    folders: list[Path], points: Tensor, samples: Sequence[int], half_width: float, limit: int
 ) -> list[Picture]:
     """Runs when they had memorised, if they had, and when they generalised or else ended.
 
@@ -155,16 +159,23 @@ def pictures(
         UserError: as `windows`, or if a run keeps no states.
     """
     found, size = [], (half_width, limit)
-    for run, folder in enumerate(folders):
+    middles = []
+    for plane, three in zip(
+        planes(points, samples), torch.as_tensor(samples).split(3), strict=True
+    ):
+        # Without biases the regions are cones, finer where the norm is smaller.
+        norm = points[three].norm(dim=1).mean().item()
+        middles.append(replace(plane, origin=plane.origin * norm / plane.origin.norm()))
+    for run, (folder, name) in enumerate(zip(folders, names(folders), strict=True)):
         moments, config = kept_moments(folder), read_config(folder / "config.yaml")
-        label = f"--jr {config['jr']}" if "jr" in config else folder.name
+        label = f"--jr {config['jr']}" if "jr" in config else name
         end = "generalised" if "generalised" in moments else "last"
         for moment in (*(["memorised"] if "memorised" in moments else []), end):
             step, weights = moments[moment]
             network = relu_mlp_of(weights)
             around = windows(network, points, samples, *size)
-            between = [window(network, plane, (0, 0), *size) for plane in planes(points, samples)]
-            found.append(Picture(run, label, moment, step, around, between))
+            between = [window(network, plane, (0, 0), *size) for plane in middles]
+            found.append(Picture(run, name, label, moment, step, network, around, between))
     return found
 
 
