@@ -149,7 +149,8 @@ def figure(whole: Run, x: torch.Tensor, drawn: list[Picture]) -> None:
             if row == 0:
                 title = f"{picture.moment}, step {picture.step:,}\n{picture.label}"
                 left.set_title(title, fontsize=10)
-    drawing.colorbar(cells, ax=axes, label="‖J‖₂ on the region", shrink=0.8, aspect=40)
+    aspect = 15 * len(samples)
+    drawing.colorbar(cells, ax=axes, label="‖J‖₂ on the region", shrink=0.8, aspect=aspect)
     whole.save_figure(drawing)
 
 

@@ -181,12 +181,14 @@ def pictures(
 
 def draw(axes: Axes, window: Window, norm: Normalize) -> PolyCollection:
     """The regions, coloured by ‖J‖₂, and the point."""
+    norms = window.regions.operator
+    sides = numpy.where(norm(norms) < 0.6, "white", "black")  # seen on dark and on light
     cells = PolyCollection(
-        window.regions.polygons(), array=window.regions.operator, norm=norm,
-        cmap=plots.SEQUENTIAL, edgecolor="#999999", linewidth=0.3,
+        window.regions.polygons(), array=norms, norm=norm,
+        cmap=plots.SEQUENTIAL, edgecolor=sides, linewidth=0.2,
     )  # fmt: skip
     axes.add_collection(cells)
     axes.plot(*window.at, "o", color="white", markeredgecolor="black", markersize=5)
-    sides = window.half_width * numpy.array([-1, 1])
-    axes.set(xlim=window.at[0] + sides, ylim=window.at[1] + sides, aspect="equal")
+    ends = window.half_width * numpy.array([-1, 1])
+    axes.set(xlim=window.at[0] + ends, ylim=window.at[1] + ends, aspect="equal")
     return cells
