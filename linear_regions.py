@@ -127,7 +127,7 @@ def figure(whole: Run, x: torch.Tensor, drawn: list[Picture]) -> None:
     samples = whole.options.samples
     columns = 1 + 2 * len(drawn)
     drawing, axes = plots.panels(columns, whole.command(), rows=len(samples))
-    drawing.set_size_inches(2.4 * columns + 1, 2.5 * len(samples) + 0.8)
+    drawing.set_size_inches(1.9 * columns + 1, 2.0 * len(samples) + 0.8)
     norms = numpy.concatenate([w.regions.operator for p in drawn for w in p.around])
     norm = LogNorm(max(norms.min(), 1e-3 * norms.max()), norms.max())
     for axis in axes.flat:
@@ -137,18 +137,20 @@ def figure(whole: Run, x: torch.Tensor, drawn: list[Picture]) -> None:
     for row, i in enumerate(samples):
         image = (int(x.shape[1] ** 0.5), -1)
         axes[row, 0].imshow(x[i].reshape(image).cpu(), cmap="gray")
-        axes[row, 0].set_ylabel(f"training point {i}")
+        axes[row, 0].set_ylabel(f"training point {i}", fontsize=8)
         for picture, left, right in zip(drawn, axes[row, 1::2], axes[row, 2::2], strict=True):
             around = picture.around[row]
             cells = draw(left, around, norm)
-            left.set_xlabel(f"{len(around.regions):,} regions, radius {around.radius:.2g}")
+            left.set_xlabel(
+                f"{len(around.regions):,} regions, radius {around.radius:.2g}", fontsize=8
+            )
             centroid = around.centroid()
             ends = {"vmin": -centroid.abs().max(), "vmax": centroid.abs().max()}
             right.imshow(centroid.reshape(image), cmap="RdBu_r", **ends)
-            right.set_xlabel(f"centroid, cosine {around.alignment():.2f}")
+            right.set_xlabel(f"centroid, cosine {around.alignment():.2f}", fontsize=8)
             if row == 0:
                 title = f"{picture.moment}, step {picture.step:,}\n{picture.label}"
-                left.set_title(title, fontsize=10)
+                left.set_title(title, fontsize=9)
     aspect = 15 * len(samples)
     drawing.colorbar(cells, ax=axes, label="‖J‖₂ on the region", shrink=0.8, aspect=aspect)
     whole.save_figure(drawing)
