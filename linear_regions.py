@@ -5,15 +5,21 @@ flattened around the training points and migrated away from them.
 
     python linear_regions.py                         # Figure 1
     python linear_regions.py --without_jr            # the same network without GrokAlign beside it
-    python linear_regions.py --samples 0 1 2 3 4 5   # other training points, here two triples
-    python linear_regions.py --run runs/linear_regions/default --samples 3 4 5   # no training
-    python linear_regions.py --run runs/accelerating_grokking/jr=0.001
+    python linear_regions.py --run default jr=0.0 --samples 0 1 2 3 4 5 6 7 8 9 10 11   # Figure 11
+    python linear_regions.py --samples 3 4 5         # trains anew, and follows other points
 
-Three training points span a plane, and each is shown in a window of it, --half_width to each side
-in units of the input (pixels of standard deviation 1, points of norm 28), the same at both moments.
-The regions there are exact (lab/regions.py). Without biases they are cones with their tips at the
-origin, which the plane does not meet; scaling a layer's weights changes none of them, and the norms
-by that factor. The network is Section 4.3's, since the caption states no sizes.
+--run draws finished runs without training, also those of other scripts that keep their states at
+memorisation and generalisation (lab/kept.py). Three training points span a plane, and each is shown
+in a window of it, --half_width to each side in units of the input (points have norms of about 28),
+the same at both moments. The regions there are exact (lab/regions.py). Without biases they are cones
+with their tips at the origin, which the plane does not meet; scaling a layer's weights changes none
+of them, and the norms by that factor. The network is Section 4.3's; the caption states no sizes.
+
+Result, seeds 0 and 1 with GrokAlign, seed 0 without; 4 and 17 minutes on one thread of a busy CPU.
+Flattened: the median of ‖J‖₂ at 12 points falls 32- and 25-fold, between the points as much; without
+GrokAlign 3-fold. Migrated: not with GrokAlign. The distance from a training point to its region's
+nearest boundary, in the median over all 1,024, becomes 0.92 and 1.13 times as large, from a test
+point 1.4 times; without GrokAlign, at 85 % as well, both become twice as large.
 """
 
 from dataclasses import dataclass, replace

@@ -7,6 +7,10 @@ digits. Exact: `partition` of lab/regions.py, with the norms and centroids of ev
 n × n points, of which only the distinct patterns of active units are counted; with its best foot
 forward, in float32 and with the first layer, which is affine on the plane, computed from the
 coordinates. Seconds are CPU time of one thread, which other work on the machine hardly changes.
+
+Result: 55,889 regions in 13.5 s. In a smaller square the exact way takes 0.18 ms for each of 2,880
+regions; a grid of 500 × 500 points finds 91.9 % of them at 2.0 times that, one of 1000 × 1000
+95.7 % at 7.6 times and one of 2000 × 2000 97.8 % at 29 times.
 """
 
 import argparse
