@@ -29,6 +29,15 @@ def relu_mlp(
     return torch.nn.Sequential(*layers[:-1])
 
 
+def relu_mlp_of(weights: dict[str, Tensor]) -> torch.nn.Sequential:
+    """The network of `relu_mlp` with the weights of its `state_dict`, in their precision."""
+    layers = list(weights.values())
+    widths = [layers[0].shape[1], *map(len, layers)]
+    network = relu_mlp(widths, torch.Generator()).to(layers[0])
+    network.load_state_dict(weights)
+    return network
+
+
 def linear_layers(model: Callable[[Tensor], Tensor]) -> list[torch.nn.Linear]:
     """The layers of a network like `relu_mlp`, the first one first.
 
