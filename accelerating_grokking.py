@@ -38,6 +38,7 @@ from lab import images, plots
 from lab.batches import minibatch
 from lab.closed_form import ClosedForm
 from lab.commands import command
+from lab.compare import compare
 from lab.errors import UserError
 from lab.images import ImageOptions
 from lab.models import relu_mlp
@@ -79,6 +80,14 @@ PAPER = {
     ("MSE", "grokfast"): ("↓ 1.08 ± 0.17", "↓ 1.05 ± 0.23", "↓ 1.05 ± 0.27", "", ""),
     ("MSE", "adv_training"): ("↓ 1.23 ± 0.26", "↑ 1.92 ± 0.29", "↑ 2.02 ± 0.37", "", ""),
 }  # fmt: skip
+
+
+# Panels of --compare: what a column, or two, shows of each run.
+COMPARED = {
+    "accuracy": ("test_accuracy", "train_accuracy"),
+    "centroid alignment (mean)": ("alignment",),
+    "‖J‖ (mean, Frobenius)": ("jacobian_norm",),
+}
 
 
 @dataclass
@@ -355,6 +364,9 @@ def print_tables(o: Options) -> None:
 @command
 def main(argv=None) -> None:
     o = parse(Options, __doc__, argv)
+    if o.compare:
+        compare("accelerating_grokking", o, COMPARED)
+        return
     check(o)
     if o.table:
         print_tables(o)

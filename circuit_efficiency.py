@@ -25,6 +25,7 @@ import torch
 
 from lab import plots
 from lab.commands import command
+from lab.compare import compare
 from lab.errors import UserError
 from lab.flow import ACTIVATIONS, RIDGE, ZeroLossFlow
 from lab.modular import modular_addition
@@ -34,6 +35,13 @@ from lab.seeds import generator
 from lab.training import train
 
 WINDOW = 1.0  # units of time over which the fall of the squared norm is taken
+
+
+# Panels of --compare: what a column, or two, shows of each run.
+COMPARED = {
+    "least squared norm at zero loss": ("squared_norm",),
+    "test accuracy": ("test_accuracy",),
+}
 
 
 @dataclass
@@ -204,6 +212,9 @@ def figure(run: Run, o: Options) -> None:
 @command
 def main(argv=None) -> None:
     o = parse(Options, __doc__, argv)
+    if o.compare:
+        compare("circuit_efficiency", o, COMPARED, against="pairs")
+        return
     grid = cells(o)
     o.steps = len(grid)
     # The largest set shows before the run's folder is made whether the options fit together.

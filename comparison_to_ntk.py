@@ -25,6 +25,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from lab import images, plots
 from lab.commands import command
+from lab.compare import compare
 from lab.errors import UserError
 from lab.images import ImageOptions
 from lab.kernels import kernel_row
@@ -36,6 +37,15 @@ from lab.training import train
 from utils import Centroids
 
 SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)  # of Figure 10, for weights and output alike
+
+
+# Panels of --compare: what a column, or two, shows of each run.
+COMPARED = {
+    "mean neural tangent kernel": ("ntk_mean",),
+    "inner product ⟨x, μ⟩": ("inner_product",),
+    "centroid alignment": ("alignment",),
+    "norm of the centroid": ("centroid_norm",),
+}
 
 
 @dataclass
@@ -239,6 +249,9 @@ def scaling_figure(run: Run) -> None:
 @command
 def main(argv=None) -> None:
     o = parse(Options, __doc__, argv)
+    if o.compare:
+        compare("comparison_to_ntk", o, COMPARED)
+        return
     if o.scaling and o.depth != 2:
         raise UserError(f"--scaling takes --depth 2, got {o.depth}")
     data = images.load(o, classes=(0, 1))

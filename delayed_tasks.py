@@ -34,6 +34,7 @@ import torch
 from lab import plots
 from lab.batches import minibatch
 from lab.commands import command
+from lab.compare import compare
 from lab.errors import UserError
 from lab.options import Shared, fields, option, parse
 from lab.runs import Run, first_step
@@ -59,6 +60,14 @@ def by_task(name: str, help: str, **bounds):
     """An option whose default depends on the task, and says so."""
     values = [f"{task} {DEFAULTS[task][name] or 'all'}" for task in DEFAULTS]
     return option(None, f"{help}; none for the task's own: {', '.join(values)}", **bounds)
+
+
+# Panels of --compare: what a column, or two, shows of each run.
+COMPARED = {
+    "accuracy": ("test_accuracy", "train_accuracy"),
+    "centroid alignment (mean)": ("mean_alignment",),
+    "‖J‖ (mean, Frobenius)": ("jacobian_norm",),
+}
 
 
 @dataclass
@@ -318,6 +327,9 @@ def figure(run: Run, o: Options, events: dict[str, int | None]) -> None:
 @command
 def main(argv=None) -> None:
     o = parse(Options, __doc__, argv)
+    if o.compare:
+        compare("delayed_tasks", o, COMPARED)
+        return
     run = Run("delayed_tasks", o)
     if not run.finished:
         train_network(run, o)

@@ -28,6 +28,7 @@ from torch.nn.functional import cross_entropy, mse_loss, one_hot
 from lab import images, plots
 from lab.batches import minibatch
 from lab.commands import command
+from lab.compare import compare
 from lab.images import ImageOptions
 from lab.models import relu_mlp
 from lab.options import option, parse
@@ -38,6 +39,14 @@ from utils import PC1, Centroids, JacobianRegulariser
 
 JR = {"MSE": 1e-4, "CrossEntropy": 1e-3}  # λ_Jac of Table 1
 CLASSES = 10
+
+
+# Panels of --compare: what a column, or two, shows of each run.
+COMPARED = {
+    "mean PC1, σ₁² / Σσ²": ("pc1_mean",),
+    "mean Frobenius norm of the Jacobian": ("jacobian_norm",),
+    "accuracy": ("test_accuracy", "train_accuracy"),
+}
 
 
 @dataclass
@@ -153,6 +162,9 @@ def figure(whole: Run, runs: list[Run]) -> None:
 @command
 def main(argv=None) -> None:
     o = parse(Options, __doc__, argv)
+    if o.compare:
+        compare("jacobian_rank", o, COMPARED)
+        return
     data = images.load(o)
     run = compared(data, o) if o.loss_fn is None or o.jr is None else one_run(data, o)
     print(run.folder)

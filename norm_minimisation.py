@@ -27,12 +27,20 @@ import torch
 
 from lab import fourier, plots
 from lab.commands import command
+from lab.compare import compare
 from lab.flow import ACTIVATIONS, RIDGE, ZeroLossFlow
 from lab.modular import ModularTask, modular_addition
 from lab.options import Shared, option, parse
 from lab.runs import Run
 from lab.seeds import generator
 from lab.training import train
+
+# Panels of --compare: what a column, or two, shows of each run.
+COMPARED = {
+    "accuracy": ("test_accuracy", "train_accuracy"),
+    "squared norm of the weights": ("squared_norm",),
+    "frequency dominance": ("frequency_dominance",),
+}
 
 
 @dataclass
@@ -231,6 +239,9 @@ def figure(run: Run, o: Options) -> None:
 @command
 def main(argv=None) -> None:
     o = parse(Options, __doc__, argv)
+    if o.compare:
+        compare("norm_minimisation", o, COMPARED)
+        return
     begin = start(o, o.torch_device())  # before the run's folder, since it checks the options
     run = Run("norm_minimisation", o)
     if not run.finished:

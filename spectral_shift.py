@@ -38,6 +38,7 @@ from matplotlib.colors import LogNorm
 
 from lab import plots, spectra
 from lab.commands import command
+from lab.compare import compare
 from lab.errors import UserError
 from lab.modular import ModularMLP, ModularTask, ModularTransformer, modular_addition
 from lab.options import Shared, option, parse
@@ -51,6 +52,15 @@ GRAPHS = {  # of the ablation, and the options that choose them
     "true torus": {},
     "permuted torus": {"permuted_torus": True},
     "complete graph": {"complete_graph": True},
+}
+
+
+# Panels of --compare: what a column, or two, shows of each run.
+COMPARED = {
+    "accuracy": ("test_accuracy", "train_accuracy"),
+    "share of low Laplacian modes": ("low_fraction",),
+    "Laplacian energy": ("laplacian_energy",),
+    "diagonal fraction": ("diagonal_fraction",),
 }
 
 
@@ -348,6 +358,9 @@ def check(o: Options) -> None:
 @command
 def main(argv=None) -> None:
     o = parse(Options, __doc__, argv)
+    if o.compare:
+        compare("spectral_shift", o, COMPARED)
+        return
     check(o)
     run = ablation(o) if o.ablation else one_run(o)
     print(run.folder)

@@ -23,6 +23,7 @@ import torch
 
 from lab import plots
 from lab.commands import command
+from lab.compare import compare
 from lab.options import Shared, option, parse
 from lab.runs import Run
 from lab.seeds import generator
@@ -32,6 +33,15 @@ from utils import Centroids, JacobianRegulariser
 
 NOISE = (0.2, 0.4, 0.6, 0.8, 1.0)  # standard deviations of the perturbations
 SIGNAL = 2  # coordinates that carry the label
+
+
+# Panels of --compare: what a column, or two, shows of each run.
+COMPARED = {
+    "accuracy": ("test_accuracy", "train_accuracy"),
+    "accuracy under noise": ("accuracy_at_0.2", "accuracy_at_0.6", "accuracy_at_1.0"),
+    "centroid alignment (mean)": ("mean_alignment",),
+    "norm of a centroid": ("centroid_norm",),
+}
 
 
 @dataclass
@@ -172,6 +182,9 @@ def figure(run: Run) -> None:
 @command
 def main(argv=None) -> None:
     o = parse(Options, __doc__, argv)
+    if o.compare:
+        compare("xor_grokking", o, COMPARED)
+        return
     run = Run("xor_grokking", o)
     if not run.finished:
         train_network(run, o)

@@ -42,6 +42,10 @@ class Takes:
         most: float | None = None,
         choices: tuple[str, ...] = (),
     ) -> None:
+        # tuple[str, ...]: one or more words after the flag, or none at all
+        self.many = typing.get_origin(annotation) is tuple
+        if self.many:
+            annotation = typing.get_args(annotation)[0]
         kinds = typing.get_args(annotation) or (annotation,)
         self.optional = NoneType in kinds
         self.kind = next(kind for kind in kinds if kind is not NoneType)
@@ -49,6 +53,14 @@ class Takes:
 
     def __call__(self, value: object) -> object:
         """The value in its type; raises NotTaken, which says what is taken instead."""
+        if self.many:
+            return tuple(
+                self.word(v) for v in (value if isinstance(value, list | tuple) else [value])
+            )
+        return self.word(value)
+
+    def word(self, value: object) -> object:
+        """One value, as it stands after its flag; raises NotTaken."""
         try:
             return self._convert(value)
         except (TypeError, ValueError, OverflowError):
@@ -142,6 +154,11 @@ class Shared:
     checkpoint_every: float = option(
         30.0, "seconds between checkpoints; 0 for one after every update", least=0, names_run=False
     )
+    compare: tuple[str, ...] = option(
+        (),
+        "draw these runs of the script, folders, into one figure; trains nothing",
+        names_run=False,
+    )
 
     def torch_dtype(self) -> torch.dtype:
         """The precision as torch names it."""
@@ -175,13 +192,17 @@ class Shared:
         """What differs from the defaults, `jr=1.0,seed=3`; `default` if nothing does."""
         defaults = {f.name: f.default for f in fields(self)}
         parts = [
-            key if value is True else f"{key}={value}"
+            key if value is True else f"{key}={_text(value)}"
             for key, value in self.identity().items()
             if value != defaults[key]
         ]
         if self.name is not None and (self.name in ("", ".", "..") or set(self.name) & set("/\\")):
             raise UserError(f"--name takes a folder's name, without slashes, got {self.name!r}")
         return self.name or ",".join(parts) or "default"
+
+
+def _text(value: object) -> str:
+    return "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def fields(options: Shared | type[Shared]) -> list[dataclasses.Field]:
@@ -250,15 +271,16 @@ def parse(
                 f"--{f.name}", action="store_true", default=f.default, help=f.metadata["help"]
             )
         else:
-            default = "none" if f.default is None else f.default
+            default = "none" if f.default in (None, ()) else f.default
             group.add_argument(
                 f"--{f.name}",
-                type=takes[f.name],
+                type=takes[f.name].word,
                 default=f.default,
                 metavar="{" + ",".join(takes[f.name].choices) + "}"
                 if takes[f.name].choices
                 else {int: "N", float: "X", str: "TEXT"}[takes[f.name].kind],
                 help=f"{f.metadata['help']} (default: {default})",
+                **({"nargs": "+"} if takes[f.name].many else {}),
             )
     # So that a run's own config.yaml can be given back as --config.
     for written_by_the_run in ("--provenance", "--results"):

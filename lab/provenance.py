@@ -23,13 +23,18 @@ def provenance(device: torch.device) -> dict[str, Any]:
     else:
         machine = f"{device}, {platform.machine()}, {torch.get_num_threads()} threads"
     return {
-        "command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command_line(),
         "commit": _commit(),
         "device": machine,
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         "started": now(),
     }
+
+
+def command_line() -> str:
+    """What the user typed."""
+    return shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def _commit() -> str:

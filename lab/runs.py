@@ -110,10 +110,7 @@ class Run:
 
     def save_figure(self, figure: Any) -> None:
         """Writes figure.png."""
-        _replace(
-            self.folder / "figure.png",
-            lambda file: figure.savefig(file, format="png", metadata={"Software": None}),
-        )
+        write_figure(self.folder / "figure.png", figure)
 
     def command(self) -> str:
         """The command that began this run."""
@@ -148,6 +145,7 @@ class Run:
 
     def _begin(self) -> None:
         options = {**vars(self.options), "overwrite": False}
+        del options["compare"]  # of a call, not of a run
         self._config = {**options, "provenance": provenance(self.device)}
         self._write_config()
 
@@ -158,7 +156,8 @@ class Run:
             f"{key}: {self._config[key]} there, {value} here"
             for key, value in ours.items()
             # An option that came after that run was made had its default's effect then.
-            if key in self._config and self._config[key] != value
+            if key in self._config
+            and self._config[key] != (list(value) if isinstance(value, tuple) else value)
         ]
         if differing:
             raise UserError(
@@ -216,6 +215,15 @@ class Run:
             lines.append(",".join(str(int(v)) if k == "step" else repr(v) for k, v in row.items()))
         text = "".join(line + "\n" for line in lines)
         _replace(self.folder / "metrics.csv", lambda file: file.write(text.encode()))
+
+
+def write_figure(path: Path, figure: Any) -> None:
+    """Writes a PNG; raises UserError where nothing can be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _replace(path, lambda f: figure.savefig(f, format="png", metadata={"Software": None}))
+    except OSError as error:
+        raise UserError(f"--out_dir takes a folder to write to; {path}: {error.strerror}") from None
 
 
 def columns(rows: list[dict[str, float]]) -> dict[str, numpy.ndarray]:
