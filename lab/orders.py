@@ -143,11 +143,13 @@ class Centred(NamedTuple):
 
 
 def centred_alignments(network: ModularMLP, labels: Tensor) -> Centred:
-    """⟨K_c, T_c⟩ / (‖K_c‖ ‖T_c‖) of two kernels, K_c = J K J with J = 1 − 11ᵀ/n (Cortes et al. 2012).
+    """⟨K_c, T_c⟩ / (‖K_c‖ ‖T_c‖) of two kernels, K_c = J K J with J = 1 − 11ᵀ/n.
 
-    From −1 to 1, from 0 for these. Chance: √((p − 1) / (n − 1)), 0.10 for p = 97, n = p², for a
-    kernel in which each pair resembles itself alone (a multiple of the identity); less where
-    all pairs resemble each other without regard to the label.
+    Centred as by Cortes et al. 2012. From −1 to 1, from 0 for these. Chance: √((p − 1) / (n − 1)),
+    0.10 for p = 97 and n = p², for a kernel in which each pair resembles itself alone (a multiple
+    of the identity). Less where pairs resemble each other without regard to the label, as at the
+    initial weights, and least for a + b, since pairs of one sum share neither operand. So compare a
+    value with those of other steps, and a rise with the control's.
 
     The trace kernel is p (h·h' + 1) + s² (x·x' + 1) Σ_j v_j d_j d'_j with v_j = Σ_c W₂_cj². Neither
     kernel is formed, n² entries each: with g = d √v, and pairs as a grid, x·x' + 1 is one plus
@@ -210,8 +212,8 @@ def constant_snr(of_a: Tensor, of_b: Tensor) -> Tensor:
     """Energy of all nonzero frequencies over that of the constant one, averaged over both operands.
 
     Σ_a ‖e_a − ē‖² / (p ‖ē‖²), the sibling project's. From 0 without bound. Chance: about p − 1 for
-    entries of mean zero, in which all p Fourier modes are alike. It asks whether the columns have
-    a mean, not whether there is a frequency in them, so that whoever trains raises it.
+    entries of mean zero, in which all p Fourier modes are alike; 20 dB for p = 97. It asks whether
+    the columns have a mean, not whether there is a frequency in them.
 
     Args:
         of_a, of_b: (p, d), the embeddings of both operands.
@@ -225,13 +227,20 @@ def constant_snr(of_a: Tensor, of_b: Tensor) -> Tensor:
 
 
 def neuron_snr(embedding: Tensor) -> Tensor:
-    """10 log₁₀ (D / (1 − D)), in dB, with D = `fourier.frequency_dominance`.
+    """D / (1 − D) with D = `fourier.frequency_dominance`: energy of one frequency over all others.
 
-    Each neuron's strongest frequency is the signal, its other ones are the noise. From −10 log₁₀
-    (m − 1), m = (p − 1) / 2, without bound. Chance: D = H_m / m with the harmonic number H_m, 0.093
-    and −9.9 dB for p = 97. (Neurons of one frequency each: Gromov 2023, arXiv 2301.02679.)
+    Each neuron's strongest frequency is the signal, its other ones are the noise. From
+    1 / (m − 1), m = (p − 1) / 2 frequencies, without bound. Chance: D = H_m / m with the harmonic
+    number H_m, 0.093 for p = 97, which is a ratio of 0.102 or −9.9 dB. (Neurons of one frequency
+    each: Gromov 2023, arXiv 2301.02679.)
 
     Args:
-        embedding: (p, d), p odd and at least 3; both operands' embeddings side by side.
+        embedding: (p, d), p odd and at least 5; both operands' embeddings side by side.
     """
-    return 10 * torch.logit(fourier.frequency_dominance(embedding)) / torch.log(torch.tensor(10.0))
+    dominance = fourier.frequency_dominance(embedding)
+    return dominance / (1 - dominance)
+
+
+def decibels(ratio: Tensor) -> Tensor:
+    """10 log₁₀ of a ratio of energies, in dB."""
+    return 10 * ratio.log10()

@@ -66,7 +66,7 @@ def train(
     step, seconds, saved_at = run.step, run.seconds, time.monotonic()
     losses: list[Tensor] = []
 
-    with _signals() as received, _progress(run) as progress:
+    with signals() as received, _progress(run) as progress:
         while True:
             began = time.monotonic()
             done = step == options.steps
@@ -155,7 +155,7 @@ def _progress(run: Run) -> Iterator[tqdm]:
 
 
 @contextmanager
-def _signals() -> Iterator[list[int]]:
+def signals() -> Iterator[list[int]]:
     """Collects SIGINT and SIGTERM, so that an update is never cut in two; a second one ends all."""
     received: list[int] = []
 
