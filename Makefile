@@ -10,12 +10,14 @@ smoke: ## every script, tiny, on the CPU
 	$(PYTHON) comparison_to_ntk.py --dataset digits --points 60 --width 8 --scaling $(TINY) 5
 	$(PYTHON) jacobian_rank.py --dataset digits --points 60 --width 8 $(TINY) 20
 	$(PYTHON) accelerating_grokking.py --dataset digits --points 60 --width 16 --jr 1e-3 $(TINY) 20
+	$(PYTHON) inhibiting_generalisation.py --dataset digits --points 60 --width 16 --jr 5.0 $(TINY) 20
 	$(PYTHON) spectral_shift.py --p 11 --width 16 $(TINY) 20
 	$(PYTHON) spectral_shift.py --p 11 --width 16 --ablation --seeds 1 $(TINY) 20
 	$(PYTHON) norm_minimisation.py --p 7 --width 64 --sgd --lr 0.02 $(TINY) 20
 	$(PYTHON) circuit_efficiency.py --p 5 --width 24 --least_pairs 6 --most_pairs 20 --sizes 2 --seeds 1 $(TINY) 4
 	$(PYTHON) delayed_tasks.py --n 12 --width 20 --samples 70 --test_samples 30 $(TINY) 20
 	$(PYTHON) delayed_tasks.py --task copy --samples 10 --test_samples 20 --jr 0.01 $(TINY) 20
+	$(PYTHON) order_parameters.py --p 11 --width 16 $(TINY) 20
 
 check: ## lint, types, tests
 	ruff check .

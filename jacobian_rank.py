@@ -29,7 +29,7 @@ from lab import images, plots
 from lab.batches import minibatch
 from lab.commands import command
 from lab.compare import compare
-from lab.images import ImageOptions
+from lab.images import ImageOptions, accuracy
 from lab.models import relu_mlp
 from lab.options import option, parse
 from lab.runs import Run
@@ -104,8 +104,8 @@ def train_network(run: Run, data: images.Images, o: Options) -> None:
         outputs, pc1 = network(x), explained(followed)
         return {
             "loss": loss_of(outputs, targets),
-            "train_accuracy": (outputs.argmax(1) == y).double().mean(),
-            "test_accuracy": (network(x_test).argmax(1) == y_test).double().mean(),
+            "train_accuracy": accuracy(outputs, y),
+            "test_accuracy": accuracy(network(x_test), y_test),
             "pc1_mean": pc1.mean(),
             "pc1_least": pc1.min(),  # 0 if a point has no Jacobian left
             "jacobian_norm": norm(followed),

@@ -13,11 +13,9 @@ from memorising (lab/orders.py), beside a control that can only memorise.
 import dataclasses
 import os
 from dataclasses import dataclass
-from typing import Any
 
 import numpy
 import torch
-from matplotlib.colors import LogNorm
 
 from lab import fourier, orders, plots, spectra
 from lab.commands import command
@@ -162,7 +160,7 @@ def figure(run: Run, o: Options) -> None:
                 shown = name.replace("_", " ") if style == "-" else None
                 panel.plot(m["step"], m[name], color=colour, ls=style, label=shown)
         panel.set_ylabel(label)
-        panel.legend(loc="best")
+        panel.legend(loc="lower right" if "rank" in label else "best")
     kept = run.saved_state("singular_values")["kept"]
     last = axes.flat[-1]
     sigma = torch.stack([kept[step] for step in sorted(kept)])
@@ -182,70 +180,67 @@ def figure(run: Run, o: Options) -> None:
 
 def sweep(o: Options) -> Run:
     """Runs the grid, or finds it run, and draws the phase diagram of what is finished."""
+    modular_addition(o.p, o.train_fraction, o.seed)  # so that bad options end here
     plain = dataclasses.replace(o, sweep=False, seeds=1, workers=None, name=None)
-    grid = [
-        dataclasses.replace(plain, seed=seed, alpha=alpha, weight_decay=decay)
-        for seed in range(o.seed, o.seed + o.seeds)
+    cells = {
+        (alpha, decay): [
+            dataclasses.replace(plain, seed=seed, alpha=alpha, weight_decay=decay)
+            for seed in range(o.seed, o.seed + o.seeds)
+        ]
         for alpha in ALPHAS
         for decay in DECAYS
-    ]
-    modular_addition(o.p, o.train_fraction, o.seed)  # so that bad options end here
+    }
+    grid = [cell[i] for i in range(o.seeds) for cell in cells.values()]  # seed by seed
     name = o.name or "sweep," + o.run_name()
     run = Run(SCRIPT, dataclasses.replace(o, name=name.removesuffix(",default")))
     failed = run_all(SCRIPT, grid, o.workers or os.cpu_count() or 1)
-    cells = []
-    for each in grid:
-        if finished(SCRIPT, each):
-            results = read_config(folder_of(SCRIPT, each) / "config.yaml")["results"]
-            cells.append(
-                {"alpha": each.alpha, "weight_decay": each.weight_decay, "seed": each.seed}
-                | {**results, "last_step": int(read_metrics(folder_of(SCRIPT, each))["step"][-1])}
-            )
-    run.store({"cells": cells})
-    phase_diagram(run, cells)
+    times = {place: times_of(cell) for place, cell in cells.items()}
+    run.store(
+        {f"alpha={alpha},weight_decay={decay}": t for (alpha, decay), t in times.items() if t}
+    )
+    phase_diagram(run, times)
     if failed:
         raise TrainingError(f"{len(failed)} of {len(grid)} runs failed; the first: {failed[0]}")
     return run
 
 
-def phase_diagram(run: Run, cells: list[dict[str, Any]]) -> None:
-    """Heat maps of the mean over seeds, with how many of them got there where not all did."""
+def times_of(cell: list[Options]) -> list[dict[str, int | None]]:
+    """What `train_network` stored of each finished run, with the delay between the two events."""
+    found = []
+    for each in cell:
+        if finished(SCRIPT, each):
+            times = read_config(folder_of(SCRIPT, each) / "config.yaml")["results"]
+            known = None not in times.values()
+            delay = times["t_grok"] - times["t_memorise"] if known else None
+            found.append({"seed": each.seed, **times, "delay": delay})
+    return found
+
+
+def phase_diagram(run: Run, times: dict[tuple[float, float], list]) -> None:
+    """Heat maps of means over seeds, with how many of them got there where not all did."""
     drawing, axes = plots.panels(3, run.command())
-    for panel, event in zip(axes, ("memorise", "grok", "delay"), strict=True):
+    titles = {
+        "t_memorise": "steps to memorise",
+        "t_grok": "steps to grok",
+        "delay": "delay, from memorising to grokking",
+    }
+    for panel, (event, title) in zip(axes, titles.items(), strict=True):
         means = numpy.full((len(DECAYS), len(ALPHAS)), numpy.nan)
-        for row, decay in enumerate(DECAYS):
-            for column, alpha in enumerate(ALPHAS):
-                here = [c for c in cells if (c["alpha"], c["weight_decay"]) == (alpha, decay)]
-                steps = [time for c in here if (time := time_to(event, c)) is not None]
-                if steps:
-                    means[row, column] = max(numpy.mean(steps), 1)
-                text = f"{means[row, column]:,.0f}" if steps else "never" if here else "no run"
-                if 0 < len(steps) < len(here):
-                    text += f"\n{len(steps)} of {len(here)}"
-                box = {"facecolor": "white", "alpha": 0.75, "lw": 0, "pad": 2}
-                panel.text(column, row, text, ha="center", va="center", fontsize=10, bbox=box)
-        panel.set_facecolor("#dddddd")
-        if numpy.isfinite(means).any():
-            norm = LogNorm(numpy.nanmin(means), max(numpy.nanmax(means), numpy.nanmin(means) + 1))
-            image = panel.imshow(means, norm=norm, cmap=plots.SEQUENTIAL, aspect="auto")
-            drawing.colorbar(image, ax=panel, label="steps")
-        panel.set_xticks(range(len(ALPHAS)), [f"{alpha:g}" for alpha in ALPHAS])
-        panel.set_yticks(range(len(DECAYS)), [f"{decay:g}" for decay in DECAYS])
-        panel.set_xlim(-0.5, len(ALPHAS) - 0.5)
-        panel.set_ylim(len(DECAYS) - 0.5, -0.5)
+        texts = numpy.full(means.shape, "no run", dtype=object)
+        for place in numpy.ndindex(means.shape):
+            here = times[ALPHAS[place[1]], DECAYS[place[0]]]
+            steps = [each[event] for each in here if each[event] is not None]
+            if steps:
+                means[place] = numpy.mean(steps)
+                some = f"\n{len(steps)} of {len(here)}" if len(steps) < len(here) else ""
+                texts[place] = f"{means[place]:,.0f}{some}"
+            elif here:
+                texts[place] = "never"
+        plots.heat_map(panel, means, texts, x=ALPHAS, y=DECAYS)
         panel.set_xlabel("alpha")
         panel.set_ylabel("weight decay")
-        panel.set_title("delay, from one to the other" if event == "delay" else f"time to {event}")
-        panel.grid(False)
+        panel.set_title(title)
     run.save_figure(drawing)
-
-
-def time_to(event: str, cell: dict[str, Any]) -> int | None:
-    """Steps until memorisation or generalisation of one run, or between them; None for never."""
-    if event != "delay":
-        return cell[f"t_{event}"]
-    known = None not in (cell["t_memorise"], cell["t_grok"])
-    return cell["t_grok"] - cell["t_memorise"] if known else None
 
 
 @command

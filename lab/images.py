@@ -77,6 +77,11 @@ def load(o: ImageOptions, classes: tuple[int, ...] | None = None) -> Images:
     return Images(*tensors)
 
 
+def accuracy(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Share of the rows of `outputs` (N, C) whose largest entry is that of their label (N,)."""
+    return (outputs.argmax(1) == labels).double().mean()
+
+
 def _idx(o: ImageOptions) -> list[tuple[Tensor, Tensor]]:
     """Both splits of a torchvision set: normalised pixels (N, 28, 28), float64, and labels."""
     from torchvision import datasets  # slow to import, and the digits do without

@@ -294,12 +294,12 @@ def test_sweep_draws_what_is_there_and_makes_only_what_is_missing(tmp_path, monk
 
     def cells():
         results = yaml.safe_load((phases / "config.yaml").read_text())["results"]
-        return [(cell["alpha"], cell["weight_decay"], cell["seed"]) for cell in results["cells"]]
+        return {place: [each["seed"] for each in cell] for place, cell in results.items()}
 
-    assert cells() == [(0.0, 1.0, 0)]
+    assert cells() == {"alpha=0.0,weight_decay=1.0": [0]}
     (missing / "notes.txt").unlink()
     assert order_parameters.main(words) == 0
-    assert cells() == [(0.0, 1.0, 0), (0.5, 1.0, 0)]
+    assert cells() == {"alpha=0.0,weight_decay=1.0": [0], "alpha=0.5,weight_decay=1.0": [0]}
     assert (there / "checkpoint.pt").stat().st_mtime_ns == before
     assert read_metrics(missing)["step"][-1] == 10
     made = yaml.safe_load((missing / "config.yaml").read_text())["provenance"]
@@ -324,15 +324,20 @@ def test_a_stopped_sweep_leaves_its_runs_saved(tmp_path, monkeypatch):
     assert not sweeps.finished("order_parameters", o)
 
 
-def test_times_of_a_cell():
-    cell = {"t_memorise": 40, "t_grok": 100}
-    assert [order_parameters.time_to(e, cell) for e in ("memorise", "grok", "delay")] == [
-        40,
-        100,
-        60,
+def test_times_and_the_delay_between_them(tmp_path):
+    cell = [order_parameters.Options(seed=seed) for seed in range(3)]
+    for o, results in zip(cell, ((40, 100), (50, None)), strict=False):
+        folder = sweeps.folder_of("order_parameters", o)
+        folder.mkdir(parents=True)
+        config = {
+            "provenance": {"finished": "then", "device": "cpu", "command": ""},
+            "results": dict(zip(("t_memorise", "t_grok"), results, strict=True)),
+        }
+        (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    assert order_parameters.times_of(cell) == [
+        {"seed": 0, "t_memorise": 40, "t_grok": 100, "delay": 60},
+        {"seed": 1, "t_memorise": 50, "t_grok": None, "delay": None},
     ]
-    never = {**cell, "t_grok": None}
-    assert order_parameters.time_to("delay", never) is None
 
 
 @pytest.mark.slow

@@ -1,0 +1,144 @@
+"""Figure 7: a Jacobian held up inhibits delayed generalisation on MNIST, minimising it does not.
+
+Section 4.3's set-up after Liu et al. 2023 (Omnigrok): a ReLU network of four layers without biases,
+all weights begun at eight times torch's default, fits 1,024 digits by the mean-squared error. The
+loss gains 0.001 · |level − mean ‖J‖_F|. Claim: with level 0 the network groks; with level 5 the
+norms of the centroids stay high and it does not.
+
+    python inhibiting_generalisation.py                # "Minimised Jacobian"
+    python inhibiting_generalisation.py --jr 5.0       # "Constrained Jacobian"
+    python inhibiting_generalisation.py --jr none      # without the term
+    python inhibiting_generalisation.py --compare default jr=5.0 jr=None
+
+The level is --jr and the weight --jr_weight (the official code has the term off at level 0). The
+mean norm of a batch is estimated with one random direction a point, which reads low, by up to 18 %
+near rank one, so that the measured norm, which is exact, settles above the level. The measurements
+are means over all training points.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from lab import images, plots
+from lab.batches import minibatch
+from lab.closed_form import ClosedForm
+from lab.commands import command
+from lab.compare import compare
+from lab.images import ImageOptions, accuracy
+from lab.models import relu_mlp
+from lab.options import option, parse
+from lab.runs import Run
+from lab.seeds import generator
+from lab.training import train
+from utils import Centroids, JacobianRegulariser, jacobian
+
+CLASSES = 10
+PROJECTIONS = (*map(str, range(1, CLASSES + 1)), "exact")
+COMPARED = {
+    "accuracy": ("train_accuracy", "test_accuracy"),
+    "norm of the centroids (mean)": ("centroid_norm",),
+    "centroid alignment (mean)": ("alignment",),
+    "‖J‖ (mean, Frobenius)": ("jacobian_norm",),
+}
+
+
+@dataclass
+class Options(ImageOptions):
+    """Section 4.3's set-up."""
+
+    width: int = option(196, "hidden units of a layer", least=1)
+    depth: int = option(4, "layers of weights", least=2)
+    init_scale: float = option(8.0, "factor on all initial weights", above=0)
+    jr: float | None = option(
+        0.0,
+        "level of the mean norm of the Jacobian: 0 minimises it, 5 holds it there (the paper's "
+        "constrained run), none trains without the term",
+        least=0,
+    )
+    jr_weight: float = option(1e-3, "weight of the term", least=0)
+    num_projections: str = option(
+        "1", "random directions a point that estimate the norm, or exact", choices=PROJECTIONS
+    )
+    lr: float = option(1e-3, "learning rate of AdamW", above=0)
+    weight_decay: float = option(1e-2, "decoupled weight decay, in units of the rate", least=0)
+    batch_size: int = option(196, "points of an update", least=1)
+    steps: int = option(192_000, "updates; 32,000 epochs of the default six", least=0)
+
+
+def train_network(run: Run, data: images.Images, o: Options) -> None:
+    x, y, x_test, y_test = data
+    widths = [x.shape[1], *[o.width] * (o.depth - 1), CLASSES]
+    network = relu_mlp(widths, generator(o.seed, "weights"), o.init_scale).to(x)
+    optimiser = torch.optim.AdamW(
+        network.parameters(), lr=o.lr, weight_decay=o.weight_decay, fused=True
+    )
+    regulariser = JacobianRegulariser(
+        network, None if o.num_projections == "exact" else int(o.num_projections)
+    )
+    closed_form = ClosedForm(regulariser)
+    centroids = Centroids(network)
+    one_hot = torch.nn.functional.one_hot(y, CLASSES).to(x.dtype)
+
+    def slope(norm: torch.Tensor) -> torch.Tensor:
+        """Derivative of jr_weight · |level − norm|."""
+        return o.jr_weight * (norm - o.jr).sign()
+
+    def update(step: int) -> torch.Tensor:
+        rows = minibatch(o.seed, step, len(x), o.batch_size)
+        regulariser.generator = generator(o.seed, "projections", step, device=x.device)
+        loss, _ = closed_form.backward(
+            x[rows],
+            lambda outputs: torch.nn.functional.mse_loss(outputs, one_hot[rows]),
+            0.0 if o.jr is None else slope,
+        )
+        optimiser.step()
+        return loss
+
+    def measure(step: int) -> dict[str, torch.Tensor]:
+        outputs, at_points = network(x), centroids(x)
+        return {
+            "loss": torch.nn.functional.mse_loss(outputs, one_hot),
+            "train_accuracy": accuracy(outputs, y),
+            "test_accuracy": accuracy(network(x_test), y_test),
+            "centroid_norm": at_points.norms.mean(),
+            "alignment": at_points.alignments.mean(),
+            "jacobian_norm": torch.linalg.matrix_norm(jacobian(network, x)).mean(),
+        }
+
+    train(run, update, measure, {"network": network, "optimiser": optimiser})
+
+
+def figure(run: Run) -> None:
+    m = run.metrics()
+    drawing, (left, centre, right) = plots.panels(3, run.command())
+    blue = plots.COLOURS[0]
+    left.plot(m["step"], m["train_accuracy"], color=blue, label="train")
+    left.plot(m["step"], m["test_accuracy"], color=blue, ls="--", label="test")
+    left.set(ylabel="accuracy", ylim=(0, 1.02))
+    left.legend()
+    centre.plot(m["step"], m["centroid_norm"], color=blue)
+    centre.set(ylabel="norm of the centroids (mean)", yscale="log")
+    right.plot(m["step"], m["alignment"], color=blue)
+    right.set_ylabel("centroid alignment (mean)")
+    for panel in (left, centre, right):
+        plots.step_axis(panel, m["step"][-1])
+    run.save_figure(drawing)
+
+
+@command
+def main(argv=None) -> None:
+    o = parse(Options, __doc__, argv)
+    if o.compare:
+        compare("inhibiting_generalisation", o, COMPARED)
+        return
+    data = images.load(o)
+    run = Run("inhibiting_generalisation", o)
+    if not run.finished:
+        train_network(run, data, o)
+    figure(run)
+    print(run.folder)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

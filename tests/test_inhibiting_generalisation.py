@@ -1,0 +1,109 @@
+"""inhibiting_generalisation.py as users run it, and its loss against autograd."""
+
+import signal
+
+import pytest
+import torch
+
+import inhibiting_generalisation
+from helpers import interrupt, run
+from lab.closed_form import ClosedForm
+from lab.models import relu_mlp
+from lab.runs import Run, read_metrics
+from lab.seeds import generator
+from utils import Centroids, JacobianRegulariser, jacobian
+
+TINY = ("--dataset", "digits", "--points", 60, "--width", 12, "--batch_size", 24, "--device", "cpu")
+COLUMNS = "step,loss,train_accuracy,test_accuracy,centroid_norm,alignment,jacobian_norm"
+
+
+def main(*words):
+    return inhibiting_generalisation.main([str(word) for word in (*TINY, *words)])
+
+
+def test_the_command_users_type_also_after_a_kill(tmp_path):
+    words = (*TINY, "--jr", 5.0, "--steps", 100, "--checkpoint_every", 0)
+    cut = tmp_path / "runs/inhibiting_generalisation/cut"
+    killed = interrupt(
+        *("inhibiting_generalisation.py", *words, "--name", "cut"),
+        folder=tmp_path, run_folder=cut, rows=12, signal=signal.SIGKILL,
+    )  # fmt: skip
+    assert killed.returncode == -signal.SIGKILL
+    done = run("inhibiting_generalisation.py", *words, "--name", "cut", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "continuing after" in done.stderr
+    assert (cut / "figure.png").read_bytes().startswith(b"\x89PNG")
+    lines = (cut / "metrics.csv").read_text().splitlines()
+    assert lines[0] == COLUMNS
+    assert lines[-1].startswith("100,")
+    assert main("--jr", 5.0, "--steps", 100, "--name", "whole") == 0
+    assert (cut.parent / "whole/metrics.csv").read_bytes() == (cut / "metrics.csv").read_bytes()
+
+
+@pytest.mark.parametrize("level", [0.0, 50.0, 1e4])  # below and above the norm
+@pytest.mark.parametrize("projections", [1, None])
+def test_gradient_of_the_distance_from_the_level(level, projections):
+    network = relu_mlp([12, 9, 8, 4], generator(0), 8.0)
+    x = torch.randn(20, 12, dtype=torch.float64, generator=generator(1))
+    regulariser = JacobianRegulariser(network, projections, generator=generator(3))
+    loss, norm = network(x).square().mean(), regulariser(x)
+    expected = torch.autograd.grad(loss + 0.3 * (level - norm).abs(), list(network.parameters()))
+    regulariser.generator = generator(3)
+    ClosedForm(regulariser).backward(
+        x, lambda outputs: outputs.square().mean(), lambda norm: 0.3 * (norm - level).sign()
+    )
+    for p, gradient in zip(network.parameters(), expected, strict=True):
+        assert (p.grad - gradient).abs().max() < 1e-10 * gradient.abs().max()
+
+
+def test_the_level_is_held_and_zero_minimises():
+    """With a heavy weight the mean norm goes to the level from above and from below."""
+    words = ("--num_projections", "exact", "--weight_decay", 0, "--lr", 3e-3, "--steps", 600)
+    last = {}
+    for level in ("0.0", "5.0", "40.0", "none"):
+        weight = () if level == "none" else ("--jr_weight", 10)
+        name = f"level {level}"
+        assert main("--jr", level, *weight, *words, "--init_scale", 3, "--name", name) == 0
+        metrics = read_metrics(f"runs/inhibiting_generalisation/{name}")
+        last[level] = metrics["jacobian_norm"][-1]
+    start = metrics["jacobian_norm"][0]
+    assert 5 < start < 40, "otherwise one of the two levels is not on the other side"
+    assert abs(last["5.0"] - 5) < 0.5
+    assert abs(last["40.0"] - 40) < 2
+    assert last["0.0"] < 1 < last["none"]
+
+
+def test_columns_are_those_of_the_final_network():
+    assert main("--steps", 20, "--name", "one") == 0
+    o = inhibiting_generalisation.parse(
+        inhibiting_generalisation.Options, None, [*map(str, TINY), "--steps", "20", "--name", "one"]
+    )
+    run = Run("inhibiting_generalisation", o)
+    network = relu_mlp([64, 12, 12, 12, 10], generator(0))
+    network.load_state_dict(run.saved_state("network"))
+    data = inhibiting_generalisation.images.load(o)
+    network.to(data.x)
+    row = run.rows[-1]
+    assert row["jacobian_norm"] == pytest.approx(
+        JacobianRegulariser(network, None)(data.x).item(), rel=1e-5
+    )
+    rows = jacobian(network, data.x).sum(1)
+    assert row["centroid_norm"] == pytest.approx(rows.norm(dim=1).mean().item(), rel=1e-5)
+    assert row["alignment"] == pytest.approx(
+        Centroids(network)(data.x).alignments.mean().item(), rel=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--jr", -1), "--jr takes a number of at least 0, or none, got '-1'"),
+        (("--jr_weight", "x"), "--jr_weight takes a number of at least 0, got 'x'"),
+        (("--batch_size", 0), "--batch_size takes a whole number of at least 1, got '0'"),
+    ],
+)
+def test_bad_input(words, message, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(*words)
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
