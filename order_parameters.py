@@ -34,22 +34,14 @@ ALPHAS, DECAYS = (0.0, 0.1, 0.25, 0.5), (1e-3, 1e-2, 1e-1, 1.0)  # of --sweep
 SUBSET = 500  # pairs of the sibling project's kernel
 PANELS = {  # columns, the sibling project's definition first
     "accuracy": ("test_accuracy", "train_accuracy"),
-    "loss": ("test_loss", "loss"),
     "representation quality": ("rqi_parallelogram", "rqi_distance"),
-    "effective rank of the first layer": ("effective_rank_squared", "effective_rank"),
-    "participation ratio of hidden units": ("participation_ratio",),
     "kernel alignment": ("alignment_summed", "alignment_trace", "alignment_hidden"),
     "Fourier signal to noise, dB": ("snr_constant", "snr_neuron"),
+    "loss": ("test_loss", "loss"),
+    "effective rank of the first layer": ("effective_rank_squared", "effective_rank"),
+    "participation ratio of hidden units": ("participation_ratio",),
 }
-COMPARED = {
-    label: PANELS[label]
-    for label in (
-        "accuracy",
-        "representation quality",
-        "kernel alignment",
-        "Fourier signal to noise, dB",
-    )
-}
+COMPARED = dict(list(PANELS.items())[:4])  # by --compare
 
 
 @dataclass

@@ -85,8 +85,8 @@ def participation_ratio(gram: Tensor) -> Tensor:
     """(tr C)² / tr C², the number of equal eigenvalues that would give it, from 1 to the rank of C.
 
     The sibling project's, with the covariance C of the hidden units over all pairs. There is no
-    second form. At random initial weights it is below the rank of C because of the units' means and
-    the two operands' common spread: measure the control.
+    second form. Chance: 144 at the initial weights of p = 97, width 512 and alpha 0, where the
+    covariance is mostly that of 2p rows that are added in pairs.
 
     Args:
         gram: (d, d), a covariance up to a factor.
@@ -101,8 +101,9 @@ def summed_logits_kernel(network: ModularMLP, pairs: Tensor) -> Tensor:
     """The neural tangent kernel of Σ_c f_c, (n, n): the sibling project's.
 
     p (h·h' + 1) + s² (x·x' + 1) Σ_j (Σ_c W₂_cj)² d_j d'_j, with hidden units h, their gates d and
-    the factor s of the first layer. Its second term is the first layer's, and cross-entropy, which
-    leaves Σ_c f_c free, lets weight decay take the sums Σ_c W₂_cj to zero.
+    the factor s of the first layer. Its second term, the first layer's, cancels over the classes:
+    the gradients of cross-entropy by the logits sum to zero, so that the sums Σ_c W₂_cj hardly
+    grow with the single weights.
 
     Args:
         network: as it is now.

@@ -103,10 +103,14 @@ def test_ranks_of_known_spectra():
     assert orders.participation_ratio(gram) == pytest.approx(36 / 14)
 
 
-def test_chance_of_the_effective_rank():
+def test_chance_of_the_ranks():
     sigma = torch.linalg.svdvals(gaussian(194, 512))
     assert orders.effective_rank(sigma) == pytest.approx(184, abs=1)
     assert orders.effective_rank(sigma.square()) == pytest.approx(160, abs=1)
+    covariance = orders.centred_alignments(
+        network(97, 512, 0.0), torch.arange(97**2) % 97
+    ).covariance
+    assert orders.participation_ratio(covariance) == pytest.approx(144, abs=1)
 
 
 # kernels
