@@ -6,6 +6,9 @@ A step is one full-batch update on the training pairs. The order parameters are 
 measurement; the centred alignments, of all p² pairs, give the participation ratio as well. Timed
 in turns, the fastest of each. Beside them the plain way to the centred trace kernel's alignment, in
 which the n × n kernel of n drawn pairs is formed: its time grows with n².
+
+Result, one CPU thread of a busy machine, three calls: all order parameters 21 to 27 steps, 16 to 19
+of them the centred alignments of all 9,409 pairs. The plain kernel takes 8 to 10 for 2,000 pairs.
 """
 
 import argparse
