@@ -18,6 +18,7 @@ smoke: ## every script, tiny, on the CPU
 	$(PYTHON) circuit_efficiency.py --p 5 --width 24 --least_pairs 6 --most_pairs 20 --sizes 2 --seeds 1 $(TINY) 4
 	$(PYTHON) delayed_tasks.py --n 12 --width 20 --samples 70 --test_samples 30 $(TINY) 20
 	$(PYTHON) delayed_tasks.py --task copy --samples 10 --test_samples 20 --jr 0.01 $(TINY) 20
+	$(PYTHON) order_parameters.py --p 11 --width 16 $(TINY) 20
 
 check: ## lint, types, tests
 	ruff check .

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
+import numpy
 from matplotlib.axes import Axes
-from matplotlib.colors import Normalize
+from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 
 # Okabe and Ito's palette, told apart with every kind of colour vision.
@@ -64,3 +66,23 @@ def graded_lines(axes: Axes, x: Any, lines: dict[str, Any]) -> None:
     colours = matplotlib.colormaps[SEQUENTIAL]
     for i, (name, y) in enumerate(lines.items()):
         axes.plot(x, y, color=colours(0.9 * i / max(len(lines) - 1, 1)), label=name)
+
+
+def heat_map(axes: Axes, values: Any, texts: Any, x: Sequence[Any], y: Sequence[Any]) -> None:
+    """A table as coloured cells on a logarithmic scale, each with its text; nan is grey.
+
+    Args:
+        axes: where to draw.
+        values: (len(y), len(x)), or nan, the first row on top; below 1 drawn as 1.
+        texts: of the same shape.
+        x, y: what the columns and the rows are.
+    """
+    shown = numpy.ma.masked_invalid(values).clip(min=1)
+    axes.imshow(shown, norm=LogNorm(), cmap=SEQUENTIAL, aspect="auto")
+    axes.set_facecolor("#dddddd")
+    for (row, column), text in numpy.ndenumerate(texts):
+        box = {"facecolor": "white", "alpha": 0.75, "lw": 0, "pad": 2}
+        axes.text(column, row, text, ha="center", va="center", bbox=box)
+    axes.set_xticks(range(len(x)), [f"{each:g}" for each in x])
+    axes.set_yticks(range(len(y)), [f"{each:g}" for each in y])
+    axes.grid(False)
