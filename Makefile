@@ -12,6 +12,7 @@ smoke: ## every script, tiny, on the CPU
 	$(PYTHON) accelerating_grokking.py --dataset digits --points 60 --width 16 --jr 1e-3 $(TINY) 20
 	$(PYTHON) inhibiting_generalisation.py --dataset digits --points 60 --width 16 --jr 5.0 $(TINY) 20
 	$(PYTHON) linear_regions.py --dataset digits --points 60 --width 8 --init_scale 1 --half_width 1 $(TINY) 20
+	$(PYTHON) modular_addition.py --p 11 --d_model 16 --d_mlp 16 --jr 1e-3 $(TINY) 20
 	$(PYTHON) spectral_shift.py --p 11 --width 16 $(TINY) 20
 	$(PYTHON) spectral_shift.py --p 11 --width 16 --ablation --seeds 1 $(TINY) 20
 	$(PYTHON) norm_minimisation.py --p 7 --width 64 --sgd --lr 0.02 $(TINY) 20

@@ -39,6 +39,27 @@ def frequency_norms(embedding: Tensor) -> Tensor:
     return torch.linalg.vector_norm(coefficients(embedding), dim=1)
 
 
+def gini(values: Tensor) -> Tensor:
+    """Gini coefficient Σ_ij |x_i − x_j| / (2 n Σ_i x_i) of n values that are not negative.
+
+    A measure of sparsity (Hurley and Rickard 2009, arXiv 0811.4706), which Nanda et al. 2023
+    apply to the `frequency_norms` of their matrices. From 0, all values alike, over 1 − r / n for
+    r equal ones and zeros else, to 1 − 1 / n. Chance for the norms of an embedding (p, d):
+    1 / (2 √(π d)) for large d, 0.025 for d = 128.
+    """
+    n = len(values)
+    ranks = torch.arange(1, n + 1, device=values.device)
+    return 2 * (ranks * values.sort().values).sum() / (n * values.sum()) - (n + 1) / n
+
+
+def component(embedding: Tensor, frequencies: Tensor) -> Tensor:
+    """The part (p, d) of an embedding (p, d) that waves of these frequencies, 1 … m, make up."""
+    c = torch.fft.rfft(embedding, dim=0)
+    kept = torch.zeros_like(c)
+    kept[frequencies] = c[frequencies]
+    return torch.fft.irfft(kept, n=len(embedding), dim=0)
+
+
 def norm_spread(embedding: Tensor) -> Tensor:
     """Standard deviation of the norms ‖c_k‖ over the frequencies, divided by their mean.
 

@@ -1,7 +1,8 @@
-"""Modular addition: all pairs (a, b) modulo p, their labels, and a split into training and test."""
+"""Modular arithmetic: all pairs (a, b) modulo p, their labels, a split, and two networks."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -11,6 +12,14 @@ from lab.errors import UserError
 from lab.seeds import generator
 from lab.transformer import OneLayerTransformer
 
+OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # modulo p
+    "add": lambda a, b: a + b,
+    "subtract": lambda a, b: a - b,
+    "multiply": lambda a, b: a * b,
+    "x2_xy_y2": lambda a, b: a * a + a * b + b * b,
+}
+SPLITS = ("pairs", "unordered")
+
 
 class ModularTask(NamedTuple):
     """The p × p grid of pairs in the order a · p + b, and which of them train."""
@@ -19,41 +28,62 @@ class ModularTask(NamedTuple):
     pairs: Tensor
     """(p², 2), the operands a and b."""
     labels: Tensor
-    """(p²,), (a + b) mod p, or uniform draws for the random-label control."""
+    """(p²,), a ∘ b mod p, or uniform draws for the random-label control."""
     train: Tensor
     """(n,), indices of the training pairs, ascending."""
     test: Tensor
     """(p² − n,), indices of the test pairs, ascending."""
 
+    def unmirrored(self) -> Tensor:
+        """Indices of the test pairs (a, b) of which (b, a) does not train either, ascending.
+
+        A network with one embedding for both operands answers alike to both orders, so that a
+        test pair whose mirror image trains tests symmetry, not addition.
+        """
+        a, b = self.pairs[self.test].T
+        return self.test[~torch.isin(b * self.p + a, self.train)]
+
 
 def modular_addition(
-    p: int, train_fraction: float, seed: int, random_labels: bool = False
+    p: int,
+    train_fraction: float,
+    seed: int,
+    random_labels: bool = False,
+    operation: str = "add",
+    split: str = "pairs",
 ) -> ModularTask:
-    """Addition modulo a prime p, with a training set drawn uniformly from all p² pairs.
+    """Addition, or another operation, modulo a prime p, with a training set drawn uniformly.
 
     Args:
         p: the modulus, a prime.
         train_fraction: share of the pairs that train, rounded to the nearest whole pair.
         seed: seed of the split, and of the labels if they are random.
         random_labels: replaces every label by a uniform draw, a task that can be memorised only.
+        operation: one of `OPERATIONS`; x2_xy_y2 is a² + ab + b², as in Power et al. 2022.
+        split: "pairs" draws from all p² pairs; "unordered" from the p (p + 1) / 2 sets {a, b},
+            both orders of which then train or test together.
 
     Raises:
         UserError: if p is not a prime, or the fraction leaves no training or no test pair.
     """
     if p < 2 or any(p % divisor == 0 for divisor in range(2, int(p**0.5) + 1)):
         raise UserError(f"--p takes a prime number, got {p}")
-    n = round(train_fraction * p * p)
-    if not 0 < n < p * p:
+    pairs = torch.cartesian_prod(torch.arange(p), torch.arange(p))
+    drawn_from = pairs if split == "pairs" else pairs.sort(1).values
+    names = drawn_from @ torch.tensor([p, 1])  # those of one name stay together
+    units = names.unique()
+    n = round(train_fraction * len(units))
+    if not 0 < n < len(units):
         raise UserError(
             f"--train_fraction takes a share that leaves a training and a test pair of the "
-            f"{p * p}, got {train_fraction:g}"
+            f"{len(units)}, got {train_fraction:g}"
         )
-    pairs = torch.cartesian_prod(torch.arange(p), torch.arange(p))
-    labels = pairs.sum(1) % p
+    labels = OPERATIONS[operation](*pairs.T) % p
     if random_labels:
         labels = torch.randint(0, p, (p * p,), generator=generator(seed, "random labels"))
-    order = torch.randperm(p * p, generator=generator(seed, "data"))
-    return ModularTask(p, pairs, labels, order[:n].sort().values, order[n:].sort().values)
+    order = torch.randperm(len(units), generator=generator(seed, "data"))
+    trains = torch.isin(names, units[order[:n]])
+    return ModularTask(p, pairs, labels, trains.nonzero()[:, 0], (~trains).nonzero()[:, 0])
 
 
 class ModularMLP(torch.nn.Module):
@@ -124,7 +154,7 @@ class ModularTransformer(OneLayerTransformer):
 
     def forward(self, pairs: Tensor) -> Tensor:  # type: ignore[override]
         """Logits (B, p) of `pairs` (B, 2)."""
-        end, scores, values = self._tables()
+        end, scores, values = self._tables(self._inputs())
         looked_up = torch.nn.functional.embedding  # its gradient is faster than an index's
         rows = [pairs[:, 0], self.p + pairs[:, 1]]
         return self._answer(
@@ -133,9 +163,57 @@ class ModularTransformer(OneLayerTransformer):
             [*(looked_up(row, values) for row in rows), values[-1:]],
         )
 
+    def outputs_and_norm(
+        self, pairs: Tensor, directions: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Logits and the mean Frobenius norm of the Jacobians by the three token embeddings.
+
+        What `JacobianRegulariser` makes of `from_embeddings`, to rounding, "=" being one of the
+        three. The graph is differentiated down to what the tables give a pair only. From there
+        on everything is linear: a score is the product of the token's embedding with a vector
+        that all pairs share, a value that with a matrix; "=" is the query too, and the stream.
+
+        Args:
+            pairs: (B, 2).
+            directions: logits (B, p) -> orthonormal (k, B, p), as
+                `JacobianRegulariser.directions` draws them.
+
+        Returns:
+            logits (B, p) and the scalar mean norm, both differentiable in the parameters.
+        """
+        x = self._inputs()
+        end, scores, values = self._tables(x)
+        looked_up = torch.nn.functional.embedding
+        rows = [pairs[:, 0], self.p + pairs[:, 1], torch.full_like(pairs[:, 0], 2 * self.p)]
+        leaves = [
+            end.expand(len(pairs), -1),
+            *(looked_up(row, table) for table in (scores, values) for row in rows),
+        ]
+        outputs = self._answer(leaves[0], leaves[1:4], leaves[4:])
+
+        d_head = x.shape[1] // self.heads
+        queries, keys = (w.unflatten(0, (self.heads, -1)) for w in (self.queries, self.keys))
+        scorers = d_head**-0.5 * ((queries @ x[-1])[:, :, None] * keys).sum(1)  # (heads, d_model)
+        looked_at = [looked_up(row, x @ self.keys.T) for row in rows]
+        products = []
+        for v in (drawn := directions(outputs.detach())):
+            by_end, *by_tables = torch.autograd.grad(outputs, leaves, v, create_graph=True)
+            by_scores, by_values = by_tables[:3], by_tables[3:]
+            by_query = d_head**-0.5 * sum(
+                by_score.repeat_interleave(d_head, dim=1) * key
+                for by_score, key in zip(by_scores, looked_at, strict=True)
+            )
+            products += [
+                by_score @ scorers + by_value @ self.values
+                for by_score, by_value in zip(by_scores, by_values, strict=True)
+            ]
+            products[-1] = products[-1] + by_query @ self.queries + by_end
+        norms = torch.linalg.vector_norm(torch.stack(products), dim=(0, 2))
+        return outputs, (self.p / len(drawn)) ** 0.5 * norms.mean()
+
     def grid(self) -> Tensor:
         """Logits (p, p, p) of all pairs (a, b), the classes last."""
-        end, scores, values = self._tables()
+        end, scores, values = self._tables(self._inputs())
 
         def broadcast(table: Tensor) -> list[Tensor]:
             of_a, of_b, of_end = table.split([self.p, self.p, 1])
@@ -143,14 +221,14 @@ class ModularTransformer(OneLayerTransformer):
 
         return self._answer(end, broadcast(scores), broadcast(values))
 
-    def _tables(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The last position's embedding (d_model,), scores (2p + 1, heads), values (…, d_model).
-
-        Rows: every a in the first place, every b in the second, "=" in the third.
-        """
+    def _inputs(self) -> Tensor:
+        """(2p + 1, d_model): every a in the first place, every b in the second, "="."""
         residues, equals = self.token_embedding.split([self.p, 1])
         first, second, third = self.position_embedding
-        x = torch.cat([residues + first, residues + second, equals + third])
+        return torch.cat([residues + first, residues + second, equals + third])
+
+    def _tables(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the `_inputs` x, the last row, the scores (2p + 1, heads), the values (…, d_model)."""
         query = (self.queries @ x[-1]).unflatten(0, (self.heads, -1))
         keys = (x @ self.keys.T).unflatten(1, (self.heads, -1))
         return x[-1], (keys * query).sum(2) * query.shape[1] ** -0.5, x @ self.values.T
@@ -158,7 +236,7 @@ class ModularTransformer(OneLayerTransformer):
     def _answer(self, end: Tensor, scores: list[Tensor], values: list[Tensor]) -> Tensor:
         """Logits (…, p) from the scores (…, heads) and values (…, d_model) of three positions."""
         weights = torch.stack(torch.broadcast_tensors(*scores)).softmax(0)
-        d_head = len(end) // self.heads
+        d_head = end.shape[-1] // self.heads
         result = sum(
             weight.repeat_interleave(d_head, dim=-1) * value
             for weight, value in zip(weights, values, strict=True)
