@@ -20,23 +20,27 @@ behind the normalisation; --protocols shows what that does.
 
 import itertools
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch.nn.functional import cross_entropy, mse_loss, one_hot
 
 from lab import cifar, plots
-from lab.attacks import ATTACKS, under_attack
+from lab.attacks import ATTACKS, adversarial_points, under_attack
 from lab.batches import minibatch
 from lab.capture import Captured
 from lab.cifar import CLASSES, CifarOptions
 from lab.commands import command
-from lab.compare import compare
+from lab.compare import compare, run_folder
 from lab.convolutions import ConvReLU
+from lab.errors import UserError
 from lab.images import accuracy
 from lab.models import Normalisation
 from lab.options import option, parse
-from lab.runs import Run
+from lab.provenance import command_line
+from lab.runs import Run, read_config, write_figure
 from lab.seeds import generator
+from lab.speedups import markdown
 from lab.training import log_steps, train
 from utils import PC1, Centroids, JacobianRegulariser
 
@@ -105,7 +109,7 @@ def convolutional_network(o: Options) -> torch.nn.Sequential:
 
 def train_network(run: Run, o: Options) -> None:
     raw_x, y, raw_x_test, y_test = cifar.load(o)
-    normalise = Normalisation(cifar.MEAN, cifar.STD).to(run.device)
+    normalise = Normalisation(cifar.MEAN, cifar.STD)
     x, x_test = (
         normalise(raw).contiguous(memory_format=torch.channels_last) for raw in (raw_x, raw_x_test)
     )
@@ -183,23 +187,77 @@ def column(o: Options) -> str:
 
 
 def figure(run: Run) -> None:
-    m = run.metrics()
+    o, m = run.options, run.metrics()
     drawing, axes = plots.panels(3, run.command())
-    axes[0].plot(m["step"], m["pc1"], color=plots.COLOURS[0])
-    axes[1].plot(m["step"], m["centroid_alignment"], color=plots.COLOURS[0])
-    axes[2].plot(m["step"], m["test_accuracy"], color=plots.COLOURS[0], label="test points")
-    if run.options.attack != "none":
-        under = m[column(run.options)]
-        there = under == under  # NaN where no attack was made
-        axes[2].plot(
-            m["step"][there], under[there], color=plots.COLOURS[1], marker="o", ms=4,
-            label=f"under {run.options.attack.upper()}, ε = {run.options.attack_epsilon:.4f}",
-        )  # fmt: skip
-    for panel, label in zip(axes, COMPARED, strict=True):
-        plots.step_axis(panel, m["step"][-1])
+    for panel, (label, columns) in zip(axes, COMPARED.items(), strict=True):
+        panel.plot(m["step"], m[columns[0]], color=plots.COLOURS[0])
         panel.set_ylabel(label)
-    axes[2].legend()
+        plots.step_axis(panel, m["step"][-1])
+    if o.attack != "none":
+        attacked = m[column(o)] == m[column(o)]  # NaN where no attack was made
+        line = m["step"][attacked], m[column(o)][attacked]
+        under = f"under {o.attack.upper()}, ε = {255 * o.attack_epsilon:.3g}/255"
+        axes[2].plot(*line, color=plots.COLOURS[1], marker="o", ms=4, label=under)
+        axes[2].legend()
     run.save_figure(drawing)
+
+
+def trained(flag: str, given: str, o: Options) -> tuple[Options, torch.nn.Module]:
+    """The options and the network of a finished run."""
+    folder = run_folder(flag, given, Path(o.out_dir) / "delayed_robustness").resolve()
+    config = read_config(folder / "config.yaml")
+    kept = {key: config[key] for key in Options().identity() if key in config}
+    place = {"out_dir": str(folder.parents[1]), "name": folder.name, "device": o.device}
+    run = Run(folder.parent.name, Options(**kept, **place, data_dir=o.data_dir))
+    if not run.finished:
+        raise UserError(f"{flag} takes finished runs with a checkpoint.pt; {folder} is none")
+    network = convolutional_network(run.options)
+    network.load_state_dict(run.saved_state("network"))
+    return run.options, network
+
+
+def draw_centroids(o: Options) -> None:
+    """Figure 6: training images, and below them their centroids in each run."""
+    rows, captions = {}, {}
+    for given in o.centroids:
+        its, network = trained("--centroids", given, o)
+        raw = cifar.load(its).x[:SHOWN]
+        found = Centroids(network)(Normalisation(cifar.MEAN, cifar.STD)(raw))
+        largest = found.centroids.abs().amax(dim=(1, 2, 3), keepdim=True)
+        rows.setdefault("training image", raw)
+        # Zero is mid-grey, and each centroid's largest entry, of either sign, is full scale.
+        rows[given] = 0.5 + 0.5 * found.centroids / torch.where(largest > 0, largest, 1.0)
+        captions[given] = [f"cosine {a:.2f}" for a in found.alignments]
+    drawing = plots.image_rows(rows, captions, command_line())
+    path = Path(o.out_dir) / "delayed_robustness" / "centroids.png"
+    write_figure(path, drawing)
+    print(path)
+
+
+def print_protocols(o: Options) -> None:
+    """A finished run's network under the right and under the official attack."""
+    normalise = Normalisation(cifar.MEAN, cifar.STD)
+    table = []
+    for given in o.protocols:
+        its, network = trained("--protocols", given, o)
+        _, _, x, y = (part[: its.attack_points] for part in cifar.load(its))
+        draws = [generator(its.seed, "attack", its.steps) for _ in range(2)]
+        whole = torch.nn.Sequential(normalise, network)
+        right = under_attack(whole, x, y, "apgd-ce", its.attack_epsilon, draws[0])
+        # Normalised images, which the attack clips to [0, 1] all the same.
+        z = normalise(x)
+        moved = adversarial_points(network, z, y, "apgd-ce", its.attack_epsilon, draws[1])
+        official = ((moved - z).abs() * normalise.std.to(x)).max()
+        with torch.no_grad():
+            for protocol, points, largest in (
+                ("none", z, 0.0),
+                ("raw pixels", normalise(right.points), right.perturbation),
+                ("official", moved, official),
+            ):
+                share = accuracy(scores(network, points), y)
+                row = {"run": given, "attack": protocol, "accuracy": f"{share:.3f}"}
+                table.append(row | {"largest change": f"{255 * largest:.1f} / 255"})
+    print(markdown(table))
 
 
 @command
@@ -207,6 +265,9 @@ def main(argv=None) -> None:
     o = parse(Options, __doc__, argv)
     if o.compare:
         compare("delayed_robustness", o, COMPARED)
+        return
+    if o.centroids or o.protocols:
+        draw_centroids(o) if o.centroids else print_protocols(o)
         return
     if o.epochs is not None:
         o = replace(o, steps=o.epochs * -(-o.points // o.batch_size))
