@@ -18,8 +18,8 @@ by 7.6 times in steps and 6.4 in time (the paper's text says 6.3) under the cros
 All weights begin at --init_scale times torch's default for a Linear layer, uniform in ±1/√fan_in;
 there are no biases. The mean-squared error is against one-hot labels, over points and classes. A
 step "to 0.85" is the first measured one above it, every --check_every epochs; seconds are those
-steps times the run's mean seconds of an update, measurements left out, so that the table's times
-hold only where the machine had nothing else to do.
+steps times the run's mean seconds of an update, measurements left out, on a CPU the main thread's
+own. On a GPU the seeds are trained in one pass, whose seconds are then those of each of them.
 
 Result so far, 3 seeds, cross-entropy, float32: the baseline passes 0.85 at step 46,200 to 67,640,
 --jr 1e-3 at 10,360 to 10,760, 5.3 ± 1.1 times sooner, while the mean norm of the Jacobian falls
@@ -28,7 +28,8 @@ regulariser costs 1.8 times one without, by autograd 2.1 (benchmarks/acceleratin
 time on one thread). The other rows of Table 1 are still to be run.
 """
 
-import csv
+from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -40,13 +41,14 @@ from lab.closed_form import ClosedForm
 from lab.commands import command
 from lab.compare import compare
 from lab.errors import UserError
+from lab.grokfast import Grokfast
 from lab.images import ImageOptions, accuracy
 from lab.models import relu_mlp
 from lab.options import option, parse
 from lab.runs import Run, first_step
 from lab.seeds import generator
-from lab.speedups import finished_runs, markdown, mean_and_deviation, speed_ups
-from lab.training import log_steps, train
+from lab.speedups import finished_runs, table_rows, write_tables
+from lab.training import log_steps, train_together
 from utils import JacobianRegulariser, jacobian
 
 CLASSES = 10
@@ -133,30 +135,6 @@ class Options(ImageOptions):
     steps: int = option(200_000, "updates at most", least=0)
 
 
-class Grokfast:
-    """Adds λ times their exponential average to the gradients (Lee et al. 2024, Algorithm 1)."""
-
-    def __init__(self, parameters, alpha: float = 0.8, lamb: float = 0.1) -> None:
-        self.parameters, self.alpha, self.lamb = list(parameters), alpha, lamb
-        self.averages: list[torch.Tensor] = []
-
-    def __call__(self) -> None:
-        gradients = [p.grad for p in self.parameters]
-        if not self.averages:
-            self.averages = [g.clone() for g in gradients]
-        else:
-            torch._foreach_lerp_(self.averages, gradients, 1 - self.alpha)
-        torch._foreach_add_(gradients, self.averages, alpha=self.lamb)
-
-    def state_dict(self) -> dict[str, list[torch.Tensor]]:
-        return {"averages": self.averages}
-
-    def load_state_dict(self, state: dict[str, list[torch.Tensor]]) -> None:
-        self.averages = [
-            average.to(p) for average, p in zip(state["averages"], self.parameters, strict=False)
-        ]
-
-
 class InputNoise(torch.nn.Module):
     """Gaussian noise, less of it once the network has learnt (Tan and Huang 2023)."""
 
@@ -178,72 +156,116 @@ def initial_network(o: Options, x: torch.Tensor) -> torch.nn.Sequential:
     return relu_mlp(widths, generator(o.seed, "weights"), o.init_scale).to(x)
 
 
-def train_network(run: Run, data: images.Images, o: Options) -> None:
-    x, y, x_test, y_test = data
-    network = initial_network(o, x)
-    parameters = list(network.parameters())
-    if o.optimiser == "muon":  # its updates rescaled to the size of AdamW's, for the same rate
-        optimiser = torch.optim.Muon(
-            parameters, lr=o.lr, weight_decay=o.weight_decay, adjust_lr_fn="match_rms_adamw"
-        )
-    else:
-        optimiser = torch.optim.AdamW(parameters, lr=o.lr, weight_decay=o.weight_decay, fused=True)
-    state = {"network": network, "optimiser": optimiser}
-    if o.grokfast:
-        state["grokfast"] = grokfast = Grokfast(parameters)
-    if o.adv_training:
-        state["noise"] = noise = InputNoise(o.seed, x)
-    projections = None if o.num_projections == "exact" else int(o.num_projections)
-    regulariser = JacobianRegulariser(network, projections)
-    closed_form = ClosedForm(regulariser)
-    one_hot = torch.nn.functional.one_hot(y, CLASSES).to(x.dtype)
-    epoch = -(-len(x) // o.batch_size)  # updates
+class Learner:
+    """A network and what trains it, of one seed."""
 
-    def loss_of(outputs: torch.Tensor, rows: torch.Tensor | slice) -> torch.Tensor:
-        if o.loss_fn == "MSE":
-            return torch.nn.functional.mse_loss(outputs, one_hot[rows])
-        return torch.nn.functional.cross_entropy(outputs, y[rows])
-
-    def update(step: int) -> torch.Tensor:
-        rows = minibatch(o.seed, step, len(x), o.batch_size)
-        points = x[rows]
-        if o.adv_training:
-            if step % epoch == 0:
-                with torch.no_grad():
-                    noise.adapt(accuracy(network(x), y))
-            points = noise(points, step)
-        # The order is random, so that the first of a batch are a random part of it.
-        part = max(1, round(len(points) * o.jr_fraction))
-        regulariser.generator = generator(o.seed, "projections", step, device=x.device)
-        if not o.autograd:
-            loss, _ = closed_form.backward(points, lambda f: loss_of(f, rows), o.jr, part)
+    def __init__(self, o: Options, data: images.Images) -> None:
+        self.o, self.data = o, data
+        self.network = initial_network(o, data.x)
+        self.parameters = list(self.network.parameters())
+        rates = {"lr": o.lr, "weight_decay": o.weight_decay}
+        if o.optimiser == "muon":  # its updates rescaled to the size of AdamW's, for the same rate
+            self.optimiser = torch.optim.Muon(
+                self.parameters, **rates, adjust_lr_fn="match_rms_adamw"
+            )
         else:
-            if o.jr > 0:
-                outputs, norm = regulariser.outputs_and_norm(points[:part])
-                loss = loss_of(torch.cat([outputs, network(points[part:])]), rows)
-            else:
-                loss, norm = loss_of(network(points), rows), 0.0
-            optimiser.zero_grad()
-            (loss + o.jr * norm).backward(inputs=parameters)
-        if o.grokfast:
-            grokfast()
-        optimiser.step()
+            self.optimiser = torch.optim.AdamW(self.parameters, **rates, fused=True)
+        self.grokfast = Grokfast(self.parameters)
+        self.noise = InputNoise(o.seed, data.x)
+        projections = None if o.num_projections == "exact" else int(o.num_projections)
+        self.regulariser = JacobianRegulariser(self.network, projections)
+        self.one_hot = torch.nn.functional.one_hot(data.y, CLASSES).to(data.x.dtype)
+
+    def state(self) -> dict[str, object]:
+        """What an update changes."""
+        parts = {"network": self.network, "optimiser": self.optimiser}
+        if self.o.grokfast:
+            parts["grokfast"] = self.grokfast
+        if self.o.adv_training:
+            parts["noise"] = self.noise
+        return parts
+
+    def batch(self, step: int) -> torch.Tensor:
+        """The points of the update `step`; what `loss`, `backward` and `step` do next is theirs."""
+        o, x = self.o, self.data.x
+        self.rows = minibatch(o.seed, step, len(x), o.batch_size)
+        self.regulariser.generator = generator(o.seed, "projections", step, device=x.device)
+        if not o.adv_training:
+            return x[self.rows]
+        if step % -(-len(x) // o.batch_size) == 0:
+            with torch.no_grad():
+                self.noise.adapt(accuracy(self.network(x), self.data.y))
+        return self.noise(x[self.rows], step)
+
+    def loss(self, outputs: torch.Tensor, rows: torch.Tensor | slice) -> torch.Tensor:
+        if self.o.loss_fn == "MSE":
+            return torch.nn.functional.mse_loss(outputs, self.one_hot[rows])
+        return torch.nn.functional.cross_entropy(outputs, self.data.y[rows])
+
+    def backward(self, points: torch.Tensor, part: int) -> torch.Tensor:
+        """By autograd, what the closed form does."""
+        if self.o.jr > 0:
+            outputs, norm = self.regulariser.outputs_and_norm(points[:part])
+            outputs = torch.cat([outputs, self.network(points[part:])])
+        else:
+            outputs, norm = self.network(points), 0.0
+        loss = self.loss(outputs, self.rows)
+        self.optimiser.zero_grad()
+        (loss + self.o.jr * norm).backward(inputs=self.parameters)
         return loss
 
-    def measure(step: int) -> dict[str, torch.Tensor]:
-        outputs = network(x)
-        rows, points = jacobian(network, x[:MEASURED]), x[:MEASURED]
+    def step(self) -> None:
+        if self.o.grokfast:
+            self.grokfast()
+        self.optimiser.step()
+
+    def measure(self, step: int) -> dict[str, torch.Tensor]:
+        x, y, x_test, y_test = self.data
+        outputs, points = self.network(x), x[:MEASURED]
+        rows = jacobian(self.network, points)
         return {
-            "loss": loss_of(outputs, slice(None)),
+            "loss": self.loss(outputs, slice(None)),
             "train_accuracy": accuracy(outputs, y),
-            "test_accuracy": accuracy(network(x_test), y_test),
+            "test_accuracy": accuracy(self.network(x_test), y_test),
             "jacobian_norm": torch.linalg.matrix_norm(rows).mean(),
             "alignment": torch.cosine_similarity(rows.sum(1), points).mean(),
         }
 
+
+def train_networks(runs: list[Run], data: images.Images) -> None:
+    """The networks of runs that differ in their seed, in one pass."""
+    o = runs[0].options
+    learners = [Learner(run.options, data) for run in runs]
+    closed_form = ClosedForm(*(learner.regulariser for learner in learners))
+
+    def update(step: int) -> torch.Tensor:
+        batches = [learner.batch(step) for learner in learners]
+        # The order is random, so that the first of a batch are a random part of it.
+        part = max(1, round(len(batches[0]) * o.jr_fraction))
+        if o.autograd:
+            losses = [one.backward(b, part) for one, b in zip(learners, batches, strict=True)]
+            losses = torch.stack(losses)
+        elif len(learners) == 1:
+            (one,) = learners
+            losses, _ = closed_form.backward(
+                batches[0], lambda f: one.loss(f, one.rows), o.jr, part
+            )
+        else:
+            losses, _ = closed_form.backward(
+                torch.stack(batches),
+                lambda fs: torch.stack(
+                    [one.loss(f, one.rows) for one, f in zip(learners, fs, strict=True)]
+                ),
+                o.jr, part,
+            )  # fmt: skip
+        for learner in learners:
+            learner.step()
+        return losses
+
+    epoch = -(-len(data.x) // o.batch_size)  # updates
     checks = range(0, o.steps + 1, o.check_every * epoch)
-    train(
-        run, update, measure, state,
+    train_together(
+        runs, update, [learner.measure for learner in learners], [one.state() for one in learners],
         stop=lambda row: o.stop_at is not None and row["test_accuracy"] > o.stop_at,
         measured={*log_steps(o.steps, o.num_logs), *checks},
     )  # fmt: skip
@@ -292,11 +314,11 @@ def check(o: Options) -> None:
         raise UserError("--seeds above 1 takes no --name, since each run has a folder of its own")
 
 
-def tables(o: Options) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
-    """Rows of Table 1, speed-ups against the baseline of the same seed, and of Table 2."""
+def finished(o: Options) -> dict[tuple[str, str], dict[int, dict]]:
+    """Results of the finished runs with the other options of `o`: (loss, method) -> seed -> …"""
     free = {*METHOD, "seed", "loss_fn", "autograd"}
     same = {key: value for key, value in o.identity().items() if key not in free}
-    groups: dict[tuple[str, str], dict[int, dict]] = {}  # loss, method -> seed -> results
+    groups: dict[tuple[str, str], dict[int, dict]] = {}
     for config in finished_runs(Path(o.out_dir) / "accelerating_grokking", same):
         method = {k: v for k, v in METHOD.items() if config[k] != v}
         name = ",".join(k if config[k] is True else f"{k}={config[k]}" for k in method)
@@ -306,55 +328,22 @@ def tables(o: Options) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
         raise UserError(
             f"--table finds no finished run with these options in --out_dir {o.out_dir}"
         )
-
-    begin, end = (f"steps_to_{level}" for level in LEVELS)
-
-    def quantities(runs: dict[int, dict]) -> list[dict[int, float]]:
-        """Steps, seconds and seconds of the grokking phase of the runs that arrived, by seed."""
-        there = {seed: r for seed, r in runs.items() if r[end] is not None}
-        return [
-            {seed: r[end] for seed, r in there.items()},
-            {seed: r[end] * r["seconds_per_step"] for seed, r in there.items()},
-            {seed: (r[end] - r[begin]) * r["seconds_per_step"] for seed, r in there.items()},
-        ]
-
-    first, second = [], []
-    for (loss, name), runs in sorted(
-        groups.items(), key=lambda g: (g[0][0], g[0][1] != "baseline")
-    ):
-        paper = PAPER.get((loss, name), ("",) * 5)
-        taken = quantities(runs)
-        row = {"loss": loss, "method": name, "reached 0.85": f"{len(taken[0])} of {len(runs)}"}
-        row["steps"] = mean_and_deviation(list(taken[0].values()), ".0f")
-        baseline = quantities(groups.get((loss, "baseline"), {}))
-        for what, ours, theirs, printed in zip(
-            ("steps", "time", "phase time"), baseline, taken, paper[:3], strict=True
-        ):
-            ratios = speed_ups(ours, theirs) if name != "baseline" else []
-            row |= {f"speed-up in {what}": mean_and_deviation(ratios), f"paper, {what}": printed}
-        first.append(row)
-        low = mean_and_deviation([r["smallest_row_cosine"] for r in runs.values()], ".3f")
-        high = mean_and_deviation([r["largest_row_cosine"] for r in runs.values()], ".3f")
-        right = mean_and_deviation([100 * r["test_accuracy"] for r in runs.values()], ".1f")
-        second.append(
-            {
-                "loss": loss, "method": name, "runs": str(len(runs)), "test accuracy, %": right,
-                "paper, accuracy": paper[3], "smallest row cosine": low,
-                "largest row cosine": high, "paper, cosines": paper[4],
-            }
-        )  # fmt: skip
-    return first, second
+    return groups
 
 
-def print_tables(o: Options) -> None:
-    for number, rows in enumerate(tables(o), start=1):
-        print(f"Table {number}\n\n{markdown(rows)}\n")
-        path = Path(o.out_dir) / "accelerating_grokking" / f"table_{number}.csv"
-        with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
-        print(path)
+def batches_of_runs(o: Options) -> Iterator[list[Run]]:
+    """The runs of all seeds: those that can be trained in one pass together, else one by one."""
+    each = (
+        Run("accelerating_grokking", replace(o, seed=seed))
+        for seed in range(o.seed, o.seed + o.seeds)
+    )
+    if o.torch_device().type == "cpu":  # where nothing is gained by it
+        yield from ([run] for run in each)
+        return
+    together = defaultdict(list)
+    for run in each:  # after an interruption seeds may be at different steps
+        together[run.step, run.finished].append(run)
+    yield from together.values()
 
 
 @command
@@ -365,18 +354,18 @@ def main(argv=None) -> None:
         return
     check(o)
     if o.table:
-        print_tables(o)
+        rows = table_rows(finished(o), LEVELS, PAPER)
+        write_tables(Path(o.out_dir) / "accelerating_grokking", rows)
         return
     data = images.load(o)
-    for seed in range(o.seed, o.seed + o.seeds):
-        one = replace(o, seed=seed)
-        run = Run("accelerating_grokking", one)
-        if not run.finished:
-            train_network(run, data, one)
-        if not run.results():
-            store(run, data, one)
-        figure(run)
-        print(run.folder)
+    for runs in batches_of_runs(o):
+        if not runs[0].finished:
+            train_networks(runs, data)
+        for run in runs:
+            if not run.results():
+                store(run, data, run.options)
+            figure(run)
+            print(run.folder)
 
 
 if __name__ == "__main__":

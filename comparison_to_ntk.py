@@ -28,7 +28,7 @@ from lab.commands import command
 from lab.compare import compare
 from lab.errors import UserError
 from lab.images import ImageOptions
-from lab.kernels import kernel_row
+from lab.kernels import relu_kernel_row
 from lab.models import TwoLayerEnsemble, relu_mlp
 from lab.options import option, parse
 from lab.runs import Run
@@ -75,6 +75,10 @@ class Network(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # (B, D) → (B,)
         return self.output_scale * self.layers(x)[:, 0]
 
+    def kernel(self, x: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+        """Neural tangent kernel of x (D,) against others (B, D): (B,)."""
+        return self.output_scale**2 * relu_kernel_row(self.layers, x, others)
+
 
 def train_network(run: Run, data: images.Images, o: Options) -> None:
     x, y, x_test, y_test = data
@@ -109,7 +113,7 @@ def train_network(run: Run, data: images.Images, o: Options) -> None:
 
     def measure(step: int) -> dict[str, torch.Tensor]:
         outputs, outputs_test = network(x), network(x_test)
-        kernel = kernel_row(network, x[followed], x)
+        kernel = network.kernel(x[followed], x)
         point = centroids(x[followed : followed + 1])
         # Theorem 9: the change of ⟨x, μ_x⟩ in one update of learning rate η.
         rate = o.lr * (kernel * (y - torch.sigmoid(outputs))).mean()
@@ -141,7 +145,7 @@ def train_ensemble(run: Run, data: images.Images, o: Options) -> None:
     networks = [Network(replace(o, **member), x.shape[1]).to(x) for member in members]
     start = []  # over the training points, at initialisation: Theorem 9's change, and 1 / ‖μ‖
     for network in networks:
-        kernel = kernel_row(network, x[followed], x)
+        kernel = network.kernel(x[followed], x)
         rate = o.lr * (kernel * (y - torch.sigmoid(network(x)))).mean()
         reciprocal = Centroids(network)(x).norms.reciprocal().mean()
         start.append({"rate": rate.item(), "reciprocal_norm": reciprocal.item()})

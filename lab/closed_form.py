@@ -13,6 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from lab.models import linear_layers
 from utils import JacobianRegulariser
 
 BLOCKS = 3  # a symmetric product costs (1 + 1 / BLOCKS) / 2 of a full one
@@ -24,34 +25,34 @@ class ClosedForm:
     What `JacobianRegulariser` and `backward` compute, to rounding. The loss is differentiated by
     the outputs alone, by autograd; all else is written out.
 
+    Several networks of one shape, replicas that differ in their seed, are done in one pass, by
+    batched products. Their weights then become parts of one tensor a layer: move the networks to
+    their device before, not after.
+
     Args:
-        regulariser: its model, its projections, drawn in the same order, and its generator. The
-            model alternates `Linear` layers without biases and `ReLU`s, and begins and ends with
-            a `Linear`; the regulariser is neither squared nor in chunks.
+        regularisers: one a network: its model, its projections, drawn in the same order, and its
+            generator. The model alternates `Linear` layers without biases and `ReLU`s, and begins
+            and ends with a `Linear`; the regularisers are neither squared nor in chunks and have
+            the same number of projections.
 
     Raises:
-        ValueError: if the model or the regulariser is of another kind.
+        ValueError: if a model or a regulariser is of another kind.
     """
 
-    def __init__(self, regulariser: JacobianRegulariser) -> None:
-        layers = (
-            list(regulariser.model) if isinstance(regulariser.model, torch.nn.Sequential) else []
-        )
-        linear, between = layers[::2], layers[1::2]
-        if (
-            len(linear) != len(between) + 1
-            or len(linear) < 2
-            or not all(isinstance(m, torch.nn.Linear) and m.bias is None for m in linear)
-            or not all(isinstance(m, torch.nn.ReLU) for m in between)
-        ):
-            raise ValueError(
-                "the closed form takes a Sequential of Linear layers without biases and ReLUs "
-                f"between them, got {regulariser.model}"
-            )
-        if regulariser.squared or regulariser.batch_size is not None:
+    def __init__(self, *regularisers: JacobianRegulariser) -> None:
+        if any(r.squared or r.batch_size is not None for r in regularisers):
             raise ValueError("the closed form takes the norm itself, of the whole batch at once")
-        self.regulariser = regulariser
-        self.parameters = [layer.weight for layer in linear]
+        if len({r.num_projections for r in regularisers}) != 1:
+            raise ValueError("the closed form takes one number of projections for all networks")
+        self.regularisers = regularisers
+        networks = [linear_layers(r.model) for r in regularisers]
+        self.layers = list(zip(*networks, strict=True))  # for each layer, that of each network
+        self.stacked: list[Tensor] = []  # for each layer, (R, out, in)
+        if len(regularisers) > 1:
+            self.stacked = [torch.stack([m.weight.detach() for m in ms]) for ms in self.layers]
+            for layers, stack in zip(self.layers, self.stacked, strict=True):
+                for layer, part in zip(layers, stack, strict=True):
+                    layer.weight.data = part  # a view, so that what moves one moves the other
 
     @torch.no_grad()
     def backward(
@@ -64,81 +65,104 @@ class ClosedForm:
         """Replaces the parameters' `.grad` by the gradient.
 
         Args:
-            x: (B, D).
-            loss_of: outputs (B, C) -> scalar loss.
+            x: (B, D); for R networks (R, B, D).
+            loss_of: outputs (B, C) -> scalar loss; for R networks (R, B, C) -> (R,).
             weight: of the mean norm; 0 leaves it out. For a penalty that is not proportional to
                 the norm its derivative, a function of the mean norm.
             points: how many points, the first of `x`, the norm is averaged over; all when None.
 
         Returns:
-            the loss without the regulariser, and the mean norm (None without it), detached.
+            the loss without the regulariser, and the mean norm (None without it), detached; for R
+            networks both are (R,).
         """
-        weights = [p.detach() for p in self.parameters]
-        batch = len(x)
+        weights = self.stacked or [layers[0].weight.detach() for layers in self.layers]
+        replicas, (batch, _) = x.shape[:-2], x.shape[-2:]
         part = batch if points is None else points
         k = 0
         if weight:
-            k = self.regulariser.num_projections or len(weights[-1])
+            k = self.regularisers[0].num_projections or weights[-1].shape[-2]
         # Inputs of every layer but the first: activities above, the norm's co-adjoints below.
-        stacks = [x.new_empty(batch + k * part, w.shape[1]) for w in weights[1:]]
+        stacks = [x.new_empty(*replicas, batch + k * part, w.shape[-1]) for w in weights[1:]]
         inputs, active = x, []
         for w, stack in zip(weights[:-1], stacks, strict=True):
-            inputs = torch.mm(inputs, w.T, out=stack[:batch]).relu_()
+            inputs = torch.matmul(inputs, w.mT, out=stack[..., :batch, :]).relu_()
             active.append(inputs.sign())
-        outputs = inputs @ weights[-1].T
+        outputs = inputs @ weights[-1].mT
         with torch.enable_grad():
             outputs.requires_grad_()
             loss = loss_of(outputs)
-            (adjoint,) = torch.autograd.grad(loss, outputs)
+            (adjoint,) = torch.autograd.grad(loss.sum(), outputs)
         if k:
-            directions = self.regulariser.directions(outputs.detach()[:part])  # (k, m, C)
-            adjoint = torch.cat([adjoint, directions.flatten(0, 1)])
+            adjoint = torch.cat([adjoint, self._directions(outputs.detach(), part)], dim=-2)
 
         # Row b of the first B is the adjoint of the loss at point b, the others are those of vᵀf.
         adjoints = [adjoint]
         for w, gate in zip(weights[:0:-1], active[::-1], strict=True):
             rows = adjoints[-1] @ w
-            rows[:batch] *= gate
-            rows[batch:].view(k, part, len(gate.T)).mul_(gate[:part])
+            rows[..., :batch, :] *= gate
+            _each_direction(rows, batch, k, part).mul_(gate[..., None, :part, :])
             adjoints.append(rows)
         adjoints.reverse()  # one for each layer of weights
-        delta, u1 = adjoints[0].split([batch, k * part])
+        delta, u1 = adjoints[0].split([batch, k * part], dim=-2)
 
         if not k:
-            for p, rows, into in zip(self.parameters, adjoints, [x, *stacks], strict=True):
-                p.grad = rows.T @ into
+            for layer, (rows, into) in enumerate(zip(adjoints, [x, *stacks], strict=True)):
+                self._set_gradient(layer, rows.mT @ into)
             return loss.detach(), None
 
-        classes = outputs.shape[1]
-        co_adjoints = [stack[batch:] for stack in stacks]
-        moved = torch.mm(u1, _gram(weights[0]), out=co_adjoints[0])  # G u₁
-        squares = (moved * u1).sum(1).view(k, part).sum(0).clamp(min=0) * (classes / k)
-        norms = squares.sqrt()
-        factor = weight(norms.mean()) if callable(weight) else weight
+        classes = outputs.shape[-1]
+        co_adjoints = [stack[..., batch:, :] for stack in stacks]
+        moved = torch.matmul(u1, _gram(weights[0]), out=co_adjoints[0])  # G u₁
+        squares = (moved * u1).sum(-1).unflatten(-1, (k, part)).sum(-2).clamp(min=0)
+        norms = (squares * (classes / k)).sqrt()
+        factor = weight(norms.mean(-1))[..., None] if callable(weight) else weight
         # ∂ mean norm / ∂ ‖vᵀJ‖², twice; zero at a zero Jacobian, as vector_norm has it.
         slopes = torch.where(norms > 0, abs(factor) * classes / (k * part) / norms, 0.0)
-        slopes = slopes.repeat(k)[:, None]
+        slopes = torch.cat([slopes] * k, dim=-1)[..., None]
         # By W₁: Σ slope · u₁ u₁ᵀ W₁. By the others: back up the chain u_l = gate · (u_{l+1} W).
-        outer = _gram((slopes.sqrt() * u1).T)
+        outer = _gram((slopes.sqrt() * u1).mT)
         if callable(weight):  # which may raise the norm instead
-            outer *= factor.sign()
-            slopes = slopes * factor.sign()
-        self.parameters[0].grad = torch.addmm(delta.T @ x, outer, weights[0])
+            outer *= factor.sign()[..., None]
+            slopes = slopes * factor.sign()[..., None]
+        add_product = torch.baddbmm if replicas else torch.addmm
+        self._set_gradient(0, add_product(delta.mT @ x, outer, weights[0]))
         moved *= slopes
         for layer, (gate, back) in enumerate(zip(active, co_adjoints, strict=True), start=1):
-            back.view(k, part, -1).mul_(gate[:part])
-            self.parameters[layer].grad = adjoints[layer].T @ stacks[layer - 1]
+            _each_direction(back, 0, k, part).mul_(gate[..., None, :part, :])
+            self._set_gradient(layer, adjoints[layer].mT @ stacks[layer - 1])
             if layer < len(active):
-                torch.mm(back, weights[layer].T, out=co_adjoints[layer])
-        return loss.detach(), norms.mean()
+                torch.matmul(back, weights[layer].mT, out=co_adjoints[layer])
+        return loss.detach(), norms.mean(-1)
+
+    def _directions(self, outputs: Tensor, part: int) -> Tensor:
+        """Directions (…, k · part, C) at the first points, those of each network its own."""
+        if outputs.ndim == 2:
+            return self.regularisers[0].directions(outputs[:part]).flatten(0, 1)
+        drawn = [
+            regulariser.directions(of_one[:part]).flatten(0, 1)
+            for regulariser, of_one in zip(self.regularisers, outputs, strict=True)
+        ]
+        return torch.stack(drawn)
+
+    def _set_gradient(self, layer: int, gradient: Tensor) -> None:
+        each = gradient if gradient.ndim == 3 else gradient[None]
+        for module, part in zip(self.layers[layer], each, strict=True):
+            module.weight.grad = part
+
+
+def _each_direction(rows: Tensor, first: int, k: int, part: int) -> Tensor:
+    """The rows (…, k, part, width) from row `first` on, direction by direction: a view."""
+    return rows[..., first:, :].unflatten(-2, (k, part))
 
 
 def _gram(w: Tensor) -> Tensor:
-    """W Wᵀ (h, h), of which the blocks below the diagonal are copied from those above."""
-    gram = w.new_empty(len(w), len(w))
-    size = -(-len(w) // BLOCKS)
-    for start in range(0, len(w), size):
+    """W Wᵀ (…, h, h), of which the blocks below the diagonal are copied from those above."""
+    h = w.shape[-2]
+    gram = w.new_empty(*w.shape[:-2], h, h)
+    size = -(-h // BLOCKS)
+    for start in range(0, h, size):
         end = start + size
-        torch.mm(w[start:end], w[start:].T, out=gram[start:end, start:])
-        gram[end:, start:end] = gram[start:end, end:].T
+        rest = w[..., start:, :].mT
+        torch.matmul(w[..., start:end, :], rest, out=gram[..., start:end, start:])
+        gram[..., end:, start:end] = gram[..., start:end, end:].mT
     return gram

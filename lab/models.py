@@ -29,6 +29,28 @@ def relu_mlp(
     return torch.nn.Sequential(*layers[:-1])
 
 
+def linear_layers(model: Callable[[Tensor], Tensor]) -> list[torch.nn.Linear]:
+    """The layers of a network like `relu_mlp`, the first one first.
+
+    Raises:
+        ValueError: unless the model alternates `Linear` layers without biases and `ReLU`s, and
+            begins and ends with a `Linear`.
+    """
+    layers = list(model) if isinstance(model, torch.nn.Sequential) else []
+    linear, between = layers[::2], layers[1::2]
+    if (
+        len(linear) != len(between) + 1
+        or len(linear) < 2
+        or not all(isinstance(m, torch.nn.Linear) and m.bias is None for m in linear)
+        or not all(isinstance(m, torch.nn.ReLU) for m in between)
+    ):
+        raise ValueError(
+            "the closed form takes a Sequential of Linear layers without biases and ReLUs "
+            f"between them, got {model}"
+        )
+    return linear
+
+
 class TwoLayerEnsemble(torch.nn.Module):
     """R two-layer scalar ReLU networks of one width, trained side by side by single products.
 

@@ -64,7 +64,7 @@ class Run:
 
         Args:
             step: updates made.
-            seconds: time spent on updates so far, in seconds.
+            seconds: time spent on updates so far, in seconds; of the main thread's work on a CPU.
             state: name -> module, optimiser, random generator, or anything else with
                 `state_dict` and `load_state_dict` made of tensors, numbers, strings and lists.
             finished: whether the run ends here.

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -57,60 +57,104 @@ def train(
         TrainingError: when the loss is not finite; the last good checkpoint stays.
         Interrupted: after SIGINT or SIGTERM, when the checkpoint has been written.
     """
-    if run.finished:
+    train_together([run], update, [measure], [state], stop, measured)
+
+
+def train_together(
+    runs: Sequence[Run],
+    update: Callable[[int], Tensor],
+    measures: Sequence[Callable[[int], dict[str, Any]]],
+    states: Sequence[dict[str, Any]],
+    stop: Callable[[dict[str, float]], bool] | None = None,
+    measured: Collection[int] | None = None,
+) -> None:
+    """`train` for several runs whose updates are made in one pass, each with its own folder.
+
+    Args:
+        runs: at the same step, with options that differ in the seed only.
+        update: step -> losses (R,), or a scalar for one run; makes an update of every network. A
+            run that has stopped is not recorded any more, whatever becomes of its network. The
+            seconds that a run keeps are those of all.
+        measures: one for each run.
+        states: one for each run.
+        stop, measured: as for `train`.
+
+    Raises:
+        ValueError: if the runs are not at the same step.
+        TrainingError, Interrupted: as for `train`; one loss that is not finite ends all.
+    """
+    if len({run.step for run in runs}) != 1:
+        raise ValueError("runs that are trained together must be at the same step")
+    going = [part for part in zip(runs, measures, states, strict=True) if not part[0].finished]
+    if not going:
         return
-    options = run.options
+    first = runs[0]
+    options = first.options
     if measured is None:
         measured = set(log_steps(options.steps, options.num_logs))
-    run.restore(state)
-    step, seconds, saved_at = run.step, run.seconds, time.monotonic()
+    for run, _, state in going:
+        run.restore(state)
+    step, seconds, saved_at = first.step, first.seconds, time.monotonic()
+    # On a CPU this thread's own time, which other work on the machine hardly changes; elsewhere
+    # the time that passes, since an accelerator works on its own.
+    clock = time.thread_time if first.device.type == "cpu" else time.monotonic
     losses: list[Tensor] = []
 
-    with _signals() as received, _progress(run) as progress:
+    with _signals() as received, _progress(runs) as progress:
         while True:
-            began = time.monotonic()
+            began = clock()
             done = step == options.steps
             due = time.monotonic() - saved_at >= options.checkpoint_every
             if done or due or received or step in measured:
-                _check(run, losses, step)
-                seconds += time.monotonic() - began  # an accelerator may still have been at work
-            if step in measured and not (run.rows and run.rows[-1]["step"] == step):
+                _check(runs, losses, step)
+                seconds += clock() - began  # an accelerator may still have been at work
+            stopped = []
+            for run, measure, _ in going if step in measured else []:
+                if run.rows and run.rows[-1]["step"] == step:
+                    continue
                 with torch.no_grad():
                     values = {key: float(value) for key, value in measure(step).items()}
                 if not math.isfinite(values.get("loss", 0.0)):
                     raise _not_finite(run, values["loss"], step)
                 run.record(step, values)
                 progress.set_postfix(_shown(values), refresh=False)
-                done = done or (stop is not None and stop(run.rows[-1]))
-            if done or due or received:
-                if not _finite(state):
-                    raise _not_finite(run, math.nan, step)
-                run.save(step, seconds, state, finished=done)
+                if stop is not None and stop(run.rows[-1]):
+                    stopped.append(run)
+            done = done or len(stopped) == len(going)
+            for run, _, state in going:
+                if done or due or received or run in stopped:
+                    if not _finite(state):
+                        raise _not_finite(run, math.nan, step)
+                    run.save(step, seconds, state, finished=done or run in stopped)
+            if due:
                 saved_at = time.monotonic()
             if done:
                 return
+            going = [part for part in going if part[0] not in stopped]
             if received:
                 raise Interrupted(
                     f"stopped after {step} of {options.steps} updates, which are saved in "
-                    f"{run.folder}; the same command without --overwrite continues",
+                    f"{going[0][0].folder}{f' and {len(going) - 1} more' * (len(going) > 1)}; the "
+                    "same command without --overwrite continues",
                     received[0],
                 )
-            began = time.monotonic()
+            began = clock()
             losses.append(update(step).detach())
-            if run.device.type == "cpu" or len(losses) == 100:
-                _check(run, losses, step + 1)  # elsewhere reading a loss waits for the device
-            seconds += time.monotonic() - began
+            if first.device.type == "cpu" or len(losses) == 100:
+                _check(runs, losses, step + 1)  # elsewhere reading a loss waits for the device
+            seconds += clock() - began
             step += 1
             progress.update()
 
 
-def _check(run: Run, losses: list[Tensor], step: int) -> None:
+def _check(runs: Sequence[Run], losses: list[Tensor], step: int) -> None:
     """Raises if a loss of the updates before `step` is not finite, and forgets them."""
     if losses:
-        values = torch.stack(losses).tolist()
-        for back, value in enumerate(values):
-            if not math.isfinite(value):
-                raise _not_finite(run, value, step - len(values) + back)
+        values = torch.stack(losses).view(len(losses), -1).tolist()
+        for back, of_runs in enumerate(values):
+            for run, value in zip(runs, of_runs, strict=True):
+                if not math.isfinite(value) and not run.finished:
+                    raise _not_finite(run, value, step - len(values) + back)
         losses.clear()
 
 
@@ -141,13 +185,14 @@ def _shown(values: dict[str, float]) -> dict[str, str]:
 
 
 @contextmanager
-def _progress(run: Run) -> Iterator[tqdm]:
-    if run.step:
-        print(f"{run.folder}: continuing after {run.step} updates", file=sys.stderr)
+def _progress(runs: Sequence[Run]) -> Iterator[tqdm]:
+    for run in runs:
+        if run.step:
+            print(f"{run.folder}: continuing after {run.step} updates", file=sys.stderr)
     with tqdm(
-        total=run.options.steps,
-        initial=run.step,
-        desc=run.folder.name,
+        total=runs[0].options.steps,
+        initial=runs[0].step,
+        desc=runs[0].folder.name + f" and {len(runs) - 1} more" * (len(runs) > 1),
         unit="step",
         disable=None,  # quiet when the output is not a terminal
     ) as bar:

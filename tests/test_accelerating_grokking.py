@@ -3,16 +3,21 @@
 import signal
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 import yaml
 
 import accelerating_grokking
+from accelerating_grokking import LEVELS, PAPER
 from helpers import interrupt, run
 from lab.closed_form import ClosedForm
+from lab.errors import Interrupted
 from lab.models import relu_mlp
-from lab.runs import first_step, read_metrics
+from lab.runs import Run, first_step, read_metrics
 from lab.seeds import generator
+from lab.speedups import table_rows
+from lab.training import train_together
 from utils import JacobianRegulariser, jacobian
 
 TINY = ("--dataset", "digits", "--points", 60, "--width", 12, "--batch_size", 24)
@@ -76,6 +81,44 @@ def test_closed_form_against_autograd(projections, points):
         assert (p.grad - gradient).abs().max() < 1e-10 * gradient.abs().max()
 
 
+@pytest.mark.parametrize("points", [None, 5])
+@pytest.mark.parametrize("weight", [0.0, 0.7, lambda norm: 0.7 * (norm - 4.5).sign()])
+def test_closed_form_of_several_networks_at_once(weight, points):
+    networks = [relu_mlp([12, 9, 8, 4], generator(seed), 3.0) for seed in range(3)]
+    x = torch.randn(3, 20, 12, dtype=torch.float64, generator=generator(1))
+
+    def loss_of(outputs):
+        return outputs.square().mean((-2, -1))
+
+    alone, norms = [], []
+    for r, network in enumerate(networks):
+        regulariser = JacobianRegulariser(network, 2, generator=generator(3, r))
+        _, norm = ClosedForm(regulariser).backward(x[r], loss_of, weight, points)
+        alone.append([p.grad for p in network.parameters()])
+        norms.append(norm)
+    if callable(weight):
+        assert min(norms) < 4.5 < max(norms), "otherwise one sign is not tried"
+    together = ClosedForm(
+        *(
+            JacobianRegulariser(network, 2, generator=generator(3, r))
+            for r, network in enumerate(networks)
+        )
+    )
+    loss, norm = together.backward(x, loss_of, weight, points)
+    for r, network in enumerate(networks):
+        torch.testing.assert_close(loss[r], loss_of(network(x[r])).detach())
+        if weight:
+            torch.testing.assert_close(norm[r], norms[r])
+        for p, gradient in zip(network.parameters(), alone[r], strict=True):
+            torch.testing.assert_close(p.grad, gradient, rtol=1e-10, atol=1e-13)
+    # An optimiser that moves one network moves what the next pass uses.
+    with torch.no_grad():
+        next(networks[1].parameters()).mul_(2)
+    again = together.backward(x, loss_of, weight, points)[0]
+    assert again[1] != loss[1]
+    assert again[0] == loss[0]
+
+
 def test_closed_form_at_dead_points_and_two_layers():
     network = relu_mlp([5, 6, 3], generator(0))
     x = torch.randn(8, 5, dtype=torch.float64, generator=generator(1))
@@ -121,6 +164,67 @@ def test_autograd_trains_the_same_network(loss, method):
     assert expected["loss"][-1] < 0.9 * expected["loss"][0]
     for column in COLUMNS.split(","):
         assert found[column] == pytest.approx(expected[column], rel=1e-6, abs=1e-9)
+
+
+def options(seed, *words):
+    words = [*map(str, (*TINY, "--dtype", "float64", "--steps", 40, *words)), "--seed", str(seed)]
+    return accelerating_grokking.parse(accelerating_grokking.Options, None, words)
+
+
+METHODS = (
+    ("--jr", 1e-2, "--num_projections", 2, "--jr_fraction", 0.5, "--adv_training"),
+    ("--loss_fn", "MSE", "--grokfast"),
+)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_seeds_in_one_pass_are_those_trained_alone(method):
+    """Also when one of them stops before the others, and when all are cut and continued."""
+    level = 0.45  # of the test accuracy, which the seeds pass at different steps
+    seeds = range(4)
+    for name in ("alone", "together"):
+        words = (*method, "--lr", 0.02, "--init_scale", 1, "--stop_at", level, "--out_dir", name)
+        os = [options(seed, *words) for seed in seeds]
+        if name == "alone":
+            data = accelerating_grokking.images.load(os[0])
+            for o in os:
+                accelerating_grokking.train_networks([Run("accelerating_grokking", o)], data)
+        else:
+            for cut in (True, False):
+                runs = [Run("accelerating_grokking", o) for o in os]
+                assert {run.step for run in runs} == {0 if cut else 3}
+                stop_early(runs, data) if cut else accelerating_grokking.train_networks(runs, data)
+    lengths = set()
+    for folder in Path("alone/accelerating_grokking").iterdir():
+        alone = read_metrics(folder)
+        together = read_metrics(Path("together/accelerating_grokking") / folder.name)
+        lengths.add(int(alone["step"][-1]))
+        for column, values in alone.items():
+            numpy.testing.assert_allclose(together[column], values, rtol=1e-8, err_msg=column)
+    assert len(lengths) > 1, "otherwise none stopped before the others"
+
+
+def stop_early(runs, data):
+    """Trains until a signal comes after three updates."""
+    step = accelerating_grokking.Learner.step
+    made = []
+
+    def counted(self):
+        step(self)
+        made.append(self)
+        if len(made) == 3 * len(runs):
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted, match="and 3 more"):
+        patch.setattr(accelerating_grokking.Learner, "step", counted)
+        accelerating_grokking.train_networks(runs, data)
+
+
+def test_runs_at_different_steps_are_not_trained_together():
+    runs = [Run("accelerating_grokking", options(seed)) for seed in (0, 1)]
+    runs[1].step = 2
+    with pytest.raises(ValueError, match="the same step"):
+        train_together(runs, None, [None] * 2, [{}] * 2)
 
 
 def test_grokfast_against_its_formula():
@@ -193,7 +297,8 @@ def test_tables_pair_runs_by_seed(capsys):
     write_run("e", 2, 1, 0.02, jr=1e-3)  # no baseline of this seed
     write_run("f", 0, None, 0.01, grokfast=True)  # did not arrive
     write_run("g", 0, 5, 0.01, width=7)  # another network
-    first, second = accelerating_grokking.tables(accelerating_grokking.Options())
+    found = accelerating_grokking.finished(accelerating_grokking.Options())
+    first, second = table_rows(found, LEVELS, PAPER)
     rows = {row["method"]: row for row in first}
     assert first[0]["method"] == "baseline"
     assert set(rows) == {"baseline", "grokfast", "jr=0.001"}

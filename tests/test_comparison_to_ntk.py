@@ -10,7 +10,7 @@ import yaml
 
 import comparison_to_ntk
 from helpers import interrupt, run
-from lab.kernels import kernel_row
+from lab.kernels import kernel_row, relu_kernel_row
 from lab.models import TwoLayerEnsemble, relu_mlp
 from lab.runs import read_metrics
 from lab.seeds import generator
@@ -71,7 +71,23 @@ def test_kernel_row_against_per_sample_gradients(depth):
 
     expected = torch.stack([gradient(point) @ gradient(x[2]) for point in x])
     torch.testing.assert_close(kernel_row(network, x[2], x), expected)
+    torch.testing.assert_close(relu_kernel_row(network, x[2], x), expected)
     assert all(p.grad is None for p in network.parameters())
+
+
+def test_the_kernel_of_the_figure_holds_the_output_scale():
+    options = comparison_to_ntk.Options(width=9, init_scale=2.0, output_scale=0.3)
+    network = comparison_to_ntk.Network(options, 6)
+    x = torch.randn(7, 6, generator=generator(1), dtype=torch.float64)
+    torch.testing.assert_close(network.kernel(x[2], x), kernel_row(network, x[2], x))
+
+
+def test_the_closed_form_refuses_other_networks():
+    x = torch.zeros(3, 6, dtype=torch.float64)
+    with pytest.raises(ValueError, match="one output"):
+        relu_kernel_row(relu_mlp([6, 4, 2], generator(0)), x[0], x)
+    with pytest.raises(ValueError, match="without biases"):
+        relu_kernel_row(torch.nn.Linear(6, 1).double(), x[0], x)
 
 
 def test_networks_trained_together_are_those_trained_alone():
