@@ -49,11 +49,10 @@ CLIP = 1.0  # largest size of a gradient's entry
 # On a CPU 256 points' activations take 32 MiB, which malloc fetches anew for every layer.
 CHUNK = 128
 SHOWN = 8  # images of Figure 6
-# Panels of --compare: Figure 5's three.
+# Panels of Figure 5 and of --compare; `accuracies` are the last one's.
 COMPARED = {
     "mean PC1, σ₁² / Σσ²": ("pc1",),
     "mean centroid alignment": ("centroid_alignment",),
-    "test accuracy": ("test_accuracy", "accuracy_apgd_ce"),
 }
 
 
@@ -126,7 +125,7 @@ def train_network(run: Run, o: Options) -> None:
     targets = one_hot(y, CLASSES).to(x) if o.loss_fn == "MSE" else y
     loss_of = mse_loss if o.loss_fn == "MSE" else cross_entropy
 
-    def step(points: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def descend(points: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         optimiser.zero_grad()
         total = torch.zeros((), device=points.device)
         for part, wanted in zip(points.split(chunk), labels.split(chunk), strict=True):
@@ -142,7 +141,7 @@ def train_network(run: Run, o: Options) -> None:
         optimiser.step()
         return total
 
-    captured = Captured(step, network, optimiser, projections)
+    captured = Captured(descend, network, optimiser, projections)
 
     def update(step: int) -> torch.Tensor:
         batch = minibatch(o.seed, step, len(x), o.batch_size)
@@ -164,12 +163,12 @@ def train_network(run: Run, o: Options) -> None:
             "jacobian_norm": norm(followed),
         }
         if o.attack != "none":
-            row[column(o)] = float("nan")
+            row[accuracies(o)[1]] = float("nan")
             if step in attacks:
                 points = raw_x_test[: o.attack_points], y_test[: o.attack_points]
                 draws = generator(o.seed, "attack", step)
                 found = under_attack(attacked, *points, o.attack, o.attack_epsilon, draws)
-                row[column(o)] = found.accuracy
+                row[accuracies(o)[1]] = found.accuracy
         return row
 
     state = {"network": network, "optimiser": optimiser, "projections": projections}
@@ -181,24 +180,26 @@ def scores(network: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
     return torch.cat([network(part) for part in x.split(CHUNK)])
 
 
-def column(o: Options) -> str:
-    """Of the accuracy under attack."""
-    return "accuracy_" + o.attack.replace("-", "_")
+def accuracies(o: Options) -> tuple[str, ...]:
+    """Columns of the accuracy on test points, plain and under the attack, if there is one."""
+    under_attack = "accuracy_" + o.attack.replace("-", "_")
+    return ("test_accuracy",) if o.attack == "none" else ("test_accuracy", under_attack)
 
 
 def figure(run: Run) -> None:
     o, m = run.options, run.metrics()
     drawing, axes = plots.panels(3, run.command())
-    for panel, (label, columns) in zip(axes, COMPARED.items(), strict=True):
-        panel.plot(m["step"], m[columns[0]], color=plots.COLOURS[0])
+    for panel, (label, (column,)) in zip(axes, COMPARED.items(), strict=False):
+        panel.plot(m["step"], m[column])
         panel.set_ylabel(label)
+    under = f"under {o.attack.upper()}, ε = {255 * o.attack_epsilon:.3g}/255"
+    for column, label in zip(accuracies(o), ("raw images", under), strict=False):
+        measured = m[column] == m[column]  # NaN where no attack was made
+        axes[2].plot(m["step"][measured], m[column][measured], label=label)
+    axes[2].set_ylabel("test accuracy")
+    axes[2].legend()
+    for panel in axes:
         plots.step_axis(panel, m["step"][-1])
-    if o.attack != "none":
-        attacked = m[column(o)] == m[column(o)]  # NaN where no attack was made
-        line = m["step"][attacked], m[column(o)][attacked]
-        under = f"under {o.attack.upper()}, ε = {255 * o.attack_epsilon:.3g}/255"
-        axes[2].plot(*line, color=plots.COLOURS[1], marker="o", ms=4, label=under)
-        axes[2].legend()
     run.save_figure(drawing)
 
 
@@ -264,7 +265,7 @@ def print_protocols(o: Options) -> None:
 def main(argv=None) -> None:
     o = parse(Options, __doc__, argv)
     if o.compare:
-        compare("delayed_robustness", o, COMPARED)
+        compare("delayed_robustness", o, COMPARED | {"test accuracy": accuracies(o)})
         return
     if o.centroids or o.protocols:
         draw_centroids(o) if o.centroids else print_protocols(o)

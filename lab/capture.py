@@ -32,10 +32,8 @@ class Captured:
         optimiser: torch.optim.Optimizer,
         generator: torch.Generator,
     ) -> None:
-        self.step, self.network, self.optimiser, self.generator = (
-            *(step, network),
-            *(optimiser, generator),
-        )
+        self.step, self.network = step, network
+        self.optimiser, self.generator = optimiser, generator
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, *inputs: Tensor) -> Tensor:
