@@ -1,6 +1,7 @@
 # The habits people know. `make check` is what CI runs.
 PYTHON ?= python
 TINY := --device cpu --out_dir $(shell mktemp -d -u) --steps
+IMAGES := $(shell mktemp -d -u)
 
 .PHONY: smoke check figures
 
@@ -20,6 +21,8 @@ smoke: ## every script, tiny, on the CPU
 	$(PYTHON) delayed_tasks.py --n 12 --width 20 --samples 70 --test_samples 30 $(TINY) 20
 	$(PYTHON) delayed_tasks.py --task copy --samples 10 --test_samples 20 --jr 0.01 $(TINY) 20
 	$(PYTHON) order_parameters.py --p 11 --width 16 $(TINY) 20
+	PYTHONPATH=tests $(PYTHON) -c "import helpers; helpers.write_cifar(helpers.Path('$(IMAGES)'))"
+	$(PYTHON) delayed_robustness.py --data_dir $(IMAGES) --points 12 --filters 2 --attack_points 4 --num_attacks 2 --jr 0.001 $(TINY) 20
 
 check: ## lint, types, tests
 	ruff check .

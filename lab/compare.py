@@ -51,9 +51,10 @@ def compare(
         for colour, (name, m) in zip(itertools.cycle(plots.COLOURS), runs.items(), strict=False):
             for style, column in zip(STYLES, columns, strict=False):
                 kind = {"ls": style} if against == "step" else {"ls": "", "marker": "o", "ms": 4}
+                there = numpy.isfinite(m[column])  # not every step may have been measured
                 axis.plot(
-                    m[against],
-                    m[column],
+                    m[against][there],
+                    m[column][there],
                     color=colour,
                     label=name if style == "-" else None,
                     **kind,

@@ -82,3 +82,24 @@ class TwoLayerEnsemble(torch.nn.Module):
     def member(self, r: int) -> Callable[[Tensor], Tensor]:
         """Network r alone, (B, D) → (B,)."""
         return lambda x: torch.relu(x @ self.first[r].T) @ self.second[r] * self.scales[r]
+
+
+class Normalisation(torch.nn.Module):
+    """(x − mean) / std of raw points, the first layer of a network that is attacked.
+
+    Args:
+        mean: of each channel of (B, channels, H, W), or one number for all.
+        std: likewise.
+    """
+
+    def __init__(self, mean: Sequence[float] | float, std: Sequence[float] | float) -> None:
+        super().__init__()
+        for name, values in (("mean", mean), ("std", std)):
+            statistics = torch.as_tensor(values, dtype=torch.float64)
+            if statistics.ndim:
+                statistics = statistics[:, None, None]
+            self.register_buffer(name, statistics)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, *input) → (B, *input), in the precision of x."""
+        return (x - self.mean.to(x)) / self.std.to(x)

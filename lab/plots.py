@@ -86,3 +86,30 @@ def heat_map(axes: Axes, values: Any, texts: Any, x: Sequence[Any], y: Sequence[
     axes.set_xticks(range(len(x)), [f"{each:g}" for each in x])
     axes.set_yticks(range(len(y)), [f"{each:g}" for each in y])
     axes.grid(False)
+
+
+def image_rows(rows: dict[str, Any], captions: dict[str, list[str]], command: str) -> Figure:
+    """Rows of images, named at their left, with the command that made them beneath.
+
+    Args:
+        rows: name -> (N, 3, H, W) colours in [0, 1], the same N in all.
+        captions: a row's name -> N words, one above each image; rows may be left out.
+        command: for the line beneath.
+    """
+    columns = len(next(iter(rows.values())))
+    with matplotlib.rc_context({**STYLE, "axes.grid": False}):
+        figure = Figure(figsize=(1.5 * columns, 1.75 * len(rows)), layout="constrained")
+        grid = figure.subplots(len(rows), columns, squeeze=False)
+        for line, (name, pictures) in zip(grid, rows.items(), strict=True):
+            for axes, picture, words in zip(
+                line, pictures, captions.get(name, [""] * columns), strict=True
+            ):
+                axes.imshow(picture.permute(1, 2, 0).cpu().numpy(), interpolation="nearest")
+                axes.set_title(words, fontsize=9)
+                axes.set(xticks=[], yticks=[])
+                axes.spines[:].set_visible(False)
+            line[0].set_ylabel(textwrap.fill(name, 22), fontsize=9)
+        figure.supxlabel(
+            textwrap.fill(command, 20 * columns), fontsize=9, family="monospace", color="#444444"
+        )
+    return figure
