@@ -43,6 +43,7 @@ from lab.compare import compare
 from lab.errors import UserError
 from lab.grokfast import Grokfast
 from lab.images import ImageOptions, accuracy
+from lab.kept import Kept
 from lab.models import relu_mlp
 from lab.options import option, parse
 from lab.runs import Run, first_step
@@ -163,6 +164,7 @@ class Learner:
         self.o, self.data = o, data
         self.network = initial_network(o, data.x)
         self.parameters = list(self.network.parameters())
+        self.kept = Kept(self.network)
         rates = {"lr": o.lr, "weight_decay": o.weight_decay}
         if o.optimiser == "muon":  # its updates rescaled to the size of AdamW's, for the same rate
             self.optimiser = torch.optim.Muon(
@@ -178,7 +180,7 @@ class Learner:
 
     def state(self) -> dict[str, object]:
         """What an update changes."""
-        parts = {"network": self.network, "optimiser": self.optimiser}
+        parts = {"network": self.network, "optimiser": self.optimiser, "kept": self.kept}
         if self.o.grokfast:
             parts["grokfast"] = self.grokfast
         if self.o.adv_training:
@@ -223,10 +225,13 @@ class Learner:
         x, y, x_test, y_test = self.data
         outputs, points = self.network(x), x[:MEASURED]
         rows = jacobian(self.network, points)
+        on_train, on_test = accuracy(outputs, y), accuracy(self.network(x_test), y_test)
+        self.kept.first("memorised", step, on_train == 1)
+        self.kept.first("generalised", step, on_test > LEVELS[1])
         return {
             "loss": self.loss(outputs, slice(None)),
-            "train_accuracy": accuracy(outputs, y),
-            "test_accuracy": accuracy(self.network(x_test), y_test),
+            "train_accuracy": on_train,
+            "test_accuracy": on_test,
             "jacobian_norm": torch.linalg.matrix_norm(rows).mean(),
             "alignment": torch.cosine_similarity(rows.sum(1), points).mean(),
         }

@@ -143,7 +143,7 @@ def figure(whole: Run, x: torch.Tensor, drawn: list[Picture]) -> None:
         axis.spines[:].set_visible(False)
     for row, i in enumerate(samples):
         image = (int(x.shape[1] ** 0.5), -1)
-        axes[row, 0].imshow(x[i].reshape(image).cpu(), cmap="gray")
+        axes[row, 0].imshow(x[i].reshape(image).cpu().numpy(), cmap="gray")
         axes[row, 0].set_ylabel(f"training point {i}", fontsize=8)
         for picture, left, right in zip(drawn, axes[row, 1::2], axes[row, 2::2], strict=True):
             around = picture.around[row]
@@ -153,7 +153,7 @@ def figure(whole: Run, x: torch.Tensor, drawn: list[Picture]) -> None:
             )
             centroid = around.centroid()
             ends = {"vmin": -centroid.abs().max(), "vmax": centroid.abs().max()}
-            right.imshow(centroid.reshape(image), cmap="RdBu_r", **ends)
+            right.imshow(centroid.reshape(image).numpy(), cmap="RdBu_r", **ends)
             right.set_xlabel(f"centroid, cosine {around.alignment():.2f}", fontsize=8)
             if row == 0:
                 title = f"{picture.moment}, step {picture.step:,}\n{picture.label}"

@@ -1,5 +1,6 @@
 """linear_regions.py as users run it, its states at two moments, its measurements by hand."""
 
+import importlib
 import signal
 from pathlib import Path
 
@@ -218,3 +219,18 @@ def test_collinear_points_are_refused():
     x[4] = x[0] + 3 * (x[1] - x[0])
     with pytest.raises(UserError, match=r"--samples 0 1 4: .* not on one line"):
         planes(x, (0, 1, 2, 0, 1, 4))
+
+
+@pytest.mark.parametrize("script", ["accelerating_grokking", "inhibiting_generalisation"])
+def test_it_draws_the_runs_of_other_scripts(script):
+    words = ("--dataset", "digits", "--points", 60, "--width", 16, "--init_scale", 1, "--lr", 0.02)
+    words = (*words, "--device", "cpu", "--steps", 300)
+    other = importlib.import_module(script)
+    assert other.main([str(word) for word in words]) == 0
+    (folder,) = Path("runs", script).iterdir()
+    assert "memorised" in kept_moments(folder), "otherwise there is one moment only"
+    assert linear_regions.main(["--run", str(folder), "--half_width", "1"]) == 0
+    (drawn,) = Path("runs/linear_regions").iterdir()
+    assert (drawn / "figure.png").read_bytes().startswith(b"\x89PNG")
+    steps = read_metrics(drawn)["step"]
+    assert set(steps) == {kept_moments(folder)[moment].step for moment in ("memorised", "last")}
