@@ -8,6 +8,14 @@ from memorising (lab/orders.py), beside a control that can only memorise.
     python order_parameters.py --random_labels     # control: nothing to generalise
     python order_parameters.py                     # with the control's curves, if it is there
     python order_parameters.py --sweep --seeds 2   # alpha × weight decay, on all cores
+
+Result, p = 97, one seed, 8 minutes a run on one CPU thread: memorised at step 188, grokked at
+14,366. Then and at the end (random labels at the end in brackets), the share of each neuron's
+strongest frequency is 0.10, 0.66, 0.82 (0.09), the alignment of the hidden units 0.002, 0.10, 0.15
+(0.02), that of the trace kernel 0.004, 0.051, 0.057 (0.022), and R² of the distances 0.03, 0.30,
+0.19 (0.005). All four begin to rise while the test accuracy is 0.00. The sibling project's RQI
+stays 0; at step 14,366 its effective rank, participation ratio and signal-to-noise ratio are still
+below what the control comes to, and its kernel alignment is 0.153, the control's at most 0.146.
 """
 
 import dataclasses
@@ -152,7 +160,9 @@ def figure(run: Run, o: Options) -> None:
                 shown = name.replace("_", " ") if style == "-" else None
                 panel.plot(m["step"], m[name], color=colour, ls=style, label=shown)
         panel.set_ylabel(label)
-        panel.legend(loc="lower right" if "rank" in label else "best")
+        if "rank" in label:
+            panel.margins(y=0.25)  # room for the legend
+        panel.legend(loc="lower left" if "rank" in label else "best")
     kept = run.saved_state("singular_values")["kept"]
     last = axes.flat[-1]
     sigma = torch.stack([kept[step] for step in sorted(kept)])
