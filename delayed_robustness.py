@@ -113,8 +113,8 @@ def convolutional_network(o: Options) -> torch.nn.Sequential:
     return network.to(o.torch_device(), o.torch_dtype(), memory_format=torch.channels_last)
 
 
-def train_network(run: Run, o: Options) -> None:
-    raw_x, y, raw_x_test, y_test = cifar.load(o)
+def train_network(run: Run, data: cifar.Cifar, o: Options) -> None:
+    raw_x, y, raw_x_test, y_test = data
     normalise = Normalisation(cifar.MEAN, cifar.STD)
     x, x_test = (
         normalise(raw).contiguous(memory_format=torch.channels_last) for raw in (raw_x, raw_x_test)
@@ -280,9 +280,10 @@ def main(argv=None) -> None:
         return
     if o.epochs is not None:
         o = replace(o, steps=o.epochs * -(-o.points // o.batch_size))
+    data = cifar.load(o)
     run = Run("delayed_robustness", o)
     if not run.finished:
-        train_network(run, o)
+        train_network(run, data, o)
     figure(run)
     print(run.folder)
 
