@@ -26,6 +26,7 @@ from lab.closed_form import ClosedForm
 from lab.commands import command
 from lab.compare import compare
 from lab.images import ImageOptions, accuracy
+from lab.kept import Kept
 from lab.models import relu_mlp
 from lab.options import option, parse
 from lab.runs import Run
@@ -34,6 +35,7 @@ from lab.training import train
 from utils import Centroids, JacobianRegulariser, jacobian
 
 CLASSES = 10
+GENERALISED = 0.85  # test accuracy, as in Table 1
 PROJECTIONS = (*map(str, range(1, CLASSES + 1)), "exact")
 COMPARED = {
     "accuracy": ("train_accuracy", "test_accuracy"),
@@ -77,7 +79,7 @@ def train_network(run: Run, data: images.Images, o: Options) -> None:
         network, None if o.num_projections == "exact" else int(o.num_projections)
     )
     closed_form = ClosedForm(regulariser)
-    centroids = Centroids(network)
+    centroids, kept = Centroids(network), Kept(network)
     one_hot = torch.nn.functional.one_hot(y, CLASSES).to(x.dtype)
 
     def slope(norm: torch.Tensor) -> torch.Tensor:
@@ -97,16 +99,20 @@ def train_network(run: Run, data: images.Images, o: Options) -> None:
 
     def measure(step: int) -> dict[str, torch.Tensor]:
         outputs, at_points = network(x), centroids(x)
+        on_train, on_test = accuracy(outputs, y), accuracy(network(x_test), y_test)
+        kept.first("memorised", step, on_train == 1)
+        kept.first("generalised", step, on_test > GENERALISED)
         return {
             "loss": torch.nn.functional.mse_loss(outputs, one_hot),
-            "train_accuracy": accuracy(outputs, y),
-            "test_accuracy": accuracy(network(x_test), y_test),
+            "train_accuracy": on_train,
+            "test_accuracy": on_test,
             "centroid_norm": at_points.norms.mean(),
             "alignment": at_points.alignments.mean(),
             "jacobian_norm": torch.linalg.matrix_norm(jacobian(network, x)).mean(),
         }
 
-    train(run, update, measure, {"network": network, "optimiser": optimiser})
+    state = {"network": network, "optimiser": optimiser, "kept": kept}  # for linear_regions.py
+    train(run, update, measure, state)
 
 
 def figure(run: Run) -> None:

@@ -16,6 +16,9 @@ Test pairs come in two kinds. One embedding serves both operands, so that (a, b)
 
 Jacobians, of the regulariser and of the alignment, are by the three token embeddings, that of "="
 among them, as in the official code, and alignment is that of training pairs.
+
+Result so far, weight decay only, seed 0, 5 minutes on one thread: memorised at step 136, grokked at
+5,393. At 2,379 the test accuracy is 0.18, unmirrored 0.01. Alignment stays between −0.03 and 0.08.
 """
 
 from dataclasses import dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import textwrap
 from pathlib import Path
 
 import numpy
@@ -51,11 +52,12 @@ def compare(
         for colour, (name, m) in zip(itertools.cycle(plots.COLOURS), runs.items(), strict=False):
             for style, column in zip(STYLES, columns, strict=False):
                 kind = {"ls": style} if against == "step" else {"ls": "", "marker": "o", "ms": 4}
+                there = numpy.isfinite(m[column])  # not every step may have been measured
                 axis.plot(
-                    m[against],
-                    m[column],
+                    m[against][there],
+                    m[column][there],
                     color=colour,
-                    label=name if style == "-" else None,
+                    label=_wrapped(name) if style == "-" else None,
                     **kind,
                 )
         if len(columns) > 1:  # the styles, below the runs
@@ -75,6 +77,11 @@ def compare(
         title = f"{title[:LONGEST]}… ({len(runs)} runs)"
     write_figure(above / f"{title}.png", drawing)
     print(above / f"{title}.png")
+
+
+def _wrapped(name: str) -> str:
+    """A run's name in lines short enough for a legend."""
+    return textwrap.fill(name.replace(",", ", "), 32)
 
 
 def _wide(values: numpy.ndarray) -> bool:

@@ -29,6 +29,15 @@ def relu_mlp(
     return torch.nn.Sequential(*layers[:-1])
 
 
+def relu_mlp_of(weights: dict[str, Tensor]) -> torch.nn.Sequential:
+    """The network of `relu_mlp` with the weights of its `state_dict`, in their precision."""
+    layers = list(weights.values())
+    widths = [layers[0].shape[1], *map(len, layers)]
+    network = relu_mlp(widths, torch.Generator()).to(layers[0])
+    network.load_state_dict(weights)
+    return network
+
+
 def linear_layers(model: Callable[[Tensor], Tensor]) -> list[torch.nn.Linear]:
     """The layers of a network like `relu_mlp`, the first one first.
 
@@ -73,3 +82,24 @@ class TwoLayerEnsemble(torch.nn.Module):
     def member(self, r: int) -> Callable[[Tensor], Tensor]:
         """Network r alone, (B, D) → (B,)."""
         return lambda x: torch.relu(x @ self.first[r].T) @ self.second[r] * self.scales[r]
+
+
+class Normalisation(torch.nn.Module):
+    """(x − mean) / std of raw points, the first layer of a network that is attacked.
+
+    Args:
+        mean: of each channel of (B, channels, H, W), or one number for all.
+        std: likewise.
+    """
+
+    def __init__(self, mean: Sequence[float] | float, std: Sequence[float] | float) -> None:
+        super().__init__()
+        for name, values in (("mean", mean), ("std", std)):
+            statistics = torch.as_tensor(values, dtype=torch.float64)
+            if statistics.ndim:
+                statistics = statistics[:, None, None]
+            self.register_buffer(name, statistics)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, *input) → (B, *input), in the precision of x."""
+        return (x - self.mean.to(x)) / self.std.to(x)

@@ -275,7 +275,8 @@ def parse(
             group.add_argument(
                 f"--{f.name}",
                 type=takes[f.name].word,
-                default=f.default,
+                # a list, since jsonargparse checks and replaces its entries
+                default=list(f.default) if takes[f.name].many else f.default,
                 metavar="{" + ",".join(takes[f.name].choices) + "}"
                 if takes[f.name].choices
                 else {int: "N", float: "X", str: "TEXT"}[takes[f.name].kind],

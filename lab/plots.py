@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
+import numpy
 from matplotlib.axes import Axes
-from matplotlib.colors import Normalize
+from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 
 # Okabe and Ito's palette, told apart with every kind of colour vision.
@@ -64,3 +66,50 @@ def graded_lines(axes: Axes, x: Any, lines: dict[str, Any]) -> None:
     colours = matplotlib.colormaps[SEQUENTIAL]
     for i, (name, y) in enumerate(lines.items()):
         axes.plot(x, y, color=colours(0.9 * i / max(len(lines) - 1, 1)), label=name)
+
+
+def heat_map(axes: Axes, values: Any, texts: Any, x: Sequence[Any], y: Sequence[Any]) -> None:
+    """A table as coloured cells on a logarithmic scale, each with its text; nan is grey.
+
+    Args:
+        axes: where to draw.
+        values: (len(y), len(x)), or nan, the first row on top; below 1 drawn as 1.
+        texts: of the same shape.
+        x, y: what the columns and the rows are.
+    """
+    shown = numpy.ma.masked_invalid(values).clip(min=1)
+    axes.imshow(shown, norm=LogNorm(), cmap=SEQUENTIAL, aspect="auto")
+    axes.set_facecolor("#dddddd")
+    for (row, column), text in numpy.ndenumerate(texts):
+        box = {"facecolor": "white", "alpha": 0.75, "lw": 0, "pad": 2}
+        axes.text(column, row, text, ha="center", va="center", bbox=box)
+    axes.set_xticks(range(len(x)), [f"{each:g}" for each in x])
+    axes.set_yticks(range(len(y)), [f"{each:g}" for each in y])
+    axes.grid(False)
+
+
+def image_rows(rows: dict[str, Any], captions: dict[str, list[str]], command: str) -> Figure:
+    """Rows of images, named at their left, with the command that made them beneath.
+
+    Args:
+        rows: name -> (N, 3, H, W) colours in [0, 1], the same N in all.
+        captions: a row's name -> N words, one above each image; rows may be left out.
+        command: for the line beneath.
+    """
+    columns = len(next(iter(rows.values())))
+    with matplotlib.rc_context({**STYLE, "axes.grid": False}):
+        figure = Figure(figsize=(1.5 * columns, 1.75 * len(rows)), layout="constrained")
+        grid = figure.subplots(len(rows), columns, squeeze=False)
+        for line, (name, pictures) in zip(grid, rows.items(), strict=True):
+            for axes, picture, words in zip(
+                line, pictures, captions.get(name, [""] * columns), strict=True
+            ):
+                axes.imshow(picture.permute(1, 2, 0).cpu().numpy(), interpolation="nearest")
+                axes.set_title(words, fontsize=9)
+                axes.set(xticks=[], yticks=[])
+                axes.spines[:].set_visible(False)
+            line[0].set_ylabel(textwrap.fill(name, 22), fontsize=9)
+        figure.supxlabel(
+            textwrap.fill(command, 20 * columns), fontsize=9, family="monospace", color="#444444"
+        )
+    return figure

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("torch", "torchvision", "numpy", "matplotlib", "scikit-learn")
+PACKAGES = ("torch", "torchvision", "numpy", "matplotlib", "scikit-learn", "pyautoattack")
 
 
 def provenance(device: torch.device) -> dict[str, Any]:

@@ -153,7 +153,7 @@ def complete_graph_energy(grid: Tensor) -> Tensor:
 class Snapshots:
     """Every `stride`-th measured spectrum and the last one; for the `state` of a training.
 
-    `kept` has them by step, as (p, p) float32 on the CPU.
+    `kept` has them by step, as float32 on the CPU. A spectrum is any tensor of one shape.
 
     Args:
         stride: measurements from one kept spectrum to the next.
@@ -164,7 +164,7 @@ class Snapshots:
         self.kept: dict[int, Tensor] = {}
 
     def see(self, step: int, energies: Tensor, last: bool) -> None:
-        """Counts a measurement, and keeps its spectrum (p, p) if it is its turn or the last."""
+        """Counts a measurement, and keeps its spectrum if it is its turn or the last."""
         if self.seen % self.stride == 0 or last:
             self.kept[step] = energies.float().cpu()
         self.seen += 1

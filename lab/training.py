@@ -100,7 +100,7 @@ def train_together(
     clock = time.thread_time if first.device.type == "cpu" else time.monotonic
     losses: list[Tensor] = []
 
-    with _signals() as received, _progress(runs) as progress:
+    with signals() as received, _progress(runs) as progress:
         while True:
             began = clock()
             done = step == options.steps
@@ -200,7 +200,7 @@ def _progress(runs: Sequence[Run]) -> Iterator[tqdm]:
 
 
 @contextmanager
-def _signals() -> Iterator[list[int]]:
+def signals() -> Iterator[list[int]]:
     """Collects SIGINT and SIGTERM, so that an update is never cut in two; a second one ends all."""
     received: list[int] = []
 

@@ -1,5 +1,6 @@
 """`--compare`: several runs of a script in one figure."""
 
+import importlib
 from pathlib import Path
 
 import pytest
@@ -44,11 +45,16 @@ def test_names_what_is_wrong(two_runs):
     assert len(ended.stderr.splitlines()) == 1
 
 
-def test_every_script_has_it():
-    scripts = [path for path in ROOT.glob("*.py") if path.name != "utils.py"]
-    assert scripts
-    for path in scripts:
-        assert f'compare("{path.stem}", o, COMPARED' in path.read_text(), path.name
+SCRIPTS = sorted(path.stem for path in ROOT.glob("*.py") if path.name != "utils.py")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_script_has_it(script, capsys):
+    assert importlib.import_module(script).main(["--compare", "nowhere"]) == 2
+    complaint = capsys.readouterr().err
+    assert "--compare takes a run's folder" in complaint
+    assert f"its name in runs/{script};" in complaint
+    assert not Path("runs").exists()
 
 
 def test_folders_with_one_name_are_told_apart():

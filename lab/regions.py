@@ -1,0 +1,482 @@
+"""The linear regions of a piecewise affine network on a plane: exact, without sampling.
+
+A network of affine layers and (leaky) ReLUs is affine on each of finitely many convex polytopes,
+its linear regions (Balestriero et al. 2019). Their cut with a two-dimensional plane is found layer
+by layer, after Humayun et al. 2023 (SplineCam): on a polygon on which everything before is affine,
+every unit of the next activation is zero on a line, and these lines cut the polygon into pieces.
+
+A network is a `Sequential`, nested at will, of `Linear`, `Conv2d`, `AvgPool2d`, `Flatten`,
+`Identity`, batch normalisation in eval mode, `ReLU`, `LeakyReLU`, and `Residual` for sums.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
+
+from lab.errors import UserError
+from utils import jacobian
+
+AFFINE = (nn.Linear, nn.Conv2d, nn.AvgPool2d, nn.Flatten, nn.Identity)
+NORMALISATIONS = (nn.BatchNorm1d, nn.BatchNorm2d)
+ACTIVATIONS = (nn.ReLU, nn.LeakyReLU)
+BLOCK = 2**21  # units times polygons that are looked at together, of 8 bytes and a few copies
+
+
+class Residual(nn.Module):
+    """shortcut(x) + body(x); without a shortcut x + body(x)."""
+
+    def __init__(self, body: nn.Module, shortcut: nn.Module | None = None) -> None:
+        super().__init__()
+        self.body, self.shortcut = body, shortcut or nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.shortcut(x) + self.body(x)
+
+
+@dataclass
+class Plane:
+    """x = origin + s · u + t · v, so that (s, t) has the distances of the input space."""
+
+    origin: Tensor
+    """(*input), float64."""
+    directions: Tensor
+    """(2, *input), float64, orthonormal."""
+
+    def points(self, at: ArrayLike) -> Tensor:
+        """Inputs (N, *input) at the coordinates (N, 2)."""
+        return self.origin + torch.tensordot(torch.as_tensor(at).double(), self.directions, 1)
+
+    def coordinates(self, x: Tensor) -> NDArray:
+        """Coordinates (N, 2) of the points of the plane that are nearest to `x` (N, *input)."""
+        return ((x - self.origin).flatten(1) @ self.directions.flatten(1).T).numpy()
+
+
+def plane(origin: Tensor, first: Tensor, second: Tensor) -> Plane:
+    """The plane through `origin` along two directions, all (*input).
+
+    Raises:
+        UserError: if the directions span no plane.
+    """
+    origin, *spans = (part.detach().double().cpu() for part in (origin, first, second))
+    spans = torch.nn.functional.normalize(torch.stack(spans).flatten(1), eps=0.0)
+    basis, triangular = torch.linalg.qr(spans.T)
+    lengths = triangular.diagonal()
+    if not lengths.abs().min() > 1e-6:  # the angle's sine; nan if a direction is zero
+        raise UserError("a plane takes two directions, or three points, that are not on one line")
+    directions = (basis * lengths.sign()).T.reshape(2, *origin.shape)
+    return Plane(origin, directions)
+
+
+def plane_through(points: Tensor) -> Plane:
+    """The plane through three points (3, *input), its origin their mean.
+
+    Raises:
+        UserError: if they lie on one line, or two of them are equal.
+    """
+    return plane(points.double().mean(0), points[1] - points[0], points[2] - points[0])
+
+
+def square(centre: ArrayLike, half_width: float) -> NDArray:
+    """Corners (4, 2) of a square with sides along the plane's directions."""
+    return centre + half_width * numpy.array([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
+
+
+@dataclass
+class Regions:
+    """R linear regions, cut with a window of the plane."""
+
+    plane: Plane
+    corners: NDArray
+    """(R, V, 2), coordinates in anticlockwise order, the last one repeated up to V."""
+    sides: NDArray
+    """(R,), the number of corners."""
+    patterns: NDArray
+    """(R,), uint64: a hash of which units are active, the XOR of one random number for each."""
+    maps: NDArray
+    """(R, C, 3): the network is maps @ (s, t, 1) there, its output flattened."""
+    frobenius: NDArray
+    """(R,), ‖J‖_F of the Jacobian by the whole input."""
+    operator: NDArray
+    """(R,), ‖J‖₂."""
+    centroids: NDArray
+    """(R, D), μ = Jᵀ 1 (Theorem 4)."""
+
+    def __len__(self) -> int:
+        return len(self.sides)
+
+    def polygons(self) -> list[NDArray]:
+        """The corners (n, 2) of each region."""
+        return [corners[:n] for corners, n in zip(self.corners, self.sides, strict=True)]
+
+    def areas(self) -> NDArray:
+        """(R,), in squared units of the input."""
+        return _cross(self.corners, numpy.roll(self.corners, -1, 1)).sum(1) / 2
+
+    def distances(self, at: ArrayLike) -> NDArray:
+        """(R,), from the point (s, t) to the nearest side of each region; negative outside."""
+        edges = numpy.roll(self.corners, -1, 1) - self.corners
+        lengths = numpy.linalg.norm(edges, axis=2)
+        heights = _cross(edges, at - self.corners) / numpy.where(lengths > 0, lengths, 1.0)
+        return numpy.where(lengths > 0, heights, numpy.inf).min(1)
+
+    def around(self, at: ArrayLike) -> tuple[int, float]:
+        """The region that holds the point (s, t), and its radius there.
+
+        The radius is the distance to the region's nearest side; the window's sides count.
+        """
+        distances = self.distances(at)
+        region = int(distances.argmax())
+        return region, float(distances[region])
+
+
+def partition(
+    network: nn.Module,
+    where: Plane,
+    window: ArrayLike,
+    limit: int = 100_000,
+    tolerance: float = 1e-9,
+) -> Regions:
+    """The linear regions of `network` on a convex polygon of a plane, in float64 on the CPU.
+
+    A unit cuts a polygon where its line leaves more than `tolerance` of it on both sides, so that
+    the only regions to be missed are slivers thinner than that.
+
+    Args:
+        network: of the layers that this module lists.
+        where: the plane.
+        window: (V, 2), corners in anticlockwise order.
+        limit: of the number of regions.
+        tolerance: in units of the window's diameter.
+
+    Raises:
+        ValueError: if the network has a layer of another kind, or normalises with the statistics
+            of the batch.
+        UserError: if there are more regions than `limit`.
+    """
+    network = copy.deepcopy(network).double().cpu().requires_grad_(False)
+    steps = list(_steps(network))
+    window = numpy.asarray(window, dtype=float)
+    reach = numpy.linalg.norm(window, axis=1).max()
+    # Every affine map is carried as its values at three fixed points of the plane, on which an
+    # affine layer then acts as on any others.
+    frame = where.points(reach * numpy.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]))
+    widths = _widths(steps, frame[:1])
+    search = _Search(
+        steps=steps,
+        reach=reach,
+        block=max(1, BLOCK // max([1, *widths])),
+        keys=[
+            numpy.random.default_rng(layer).integers(2**64, size=width, dtype=numpy.uint64)
+            for layer, width in enumerate(widths)
+        ],
+        limit=limit,
+        tolerance=tolerance * numpy.linalg.norm(window[:, None] - window, axis=2).max(),
+    )
+    whole = _Polygons(window[None], numpy.array([len(window)]), numpy.zeros(1, numpy.uint64))
+    leaves = [
+        (polygons, *_pieces(steps, values, gates, reach, frame.shape[1:]))
+        for polygons, values, gates in search.leaves(0, whole, [frame], [])
+    ]
+    polygons = [leaf[0] for leaf in leaves]
+    width = max(part.corners.shape[1] for part in polygons)
+    return Regions(
+        where,
+        numpy.concatenate([_widened(part.corners, width) for part in polygons]),
+        numpy.concatenate([part.sides for part in polygons]),
+        numpy.concatenate([part.patterns for part in polygons]),
+        *(numpy.concatenate(parts) for parts in list(zip(*leaves, strict=True))[1:]),
+    )
+
+
+def radii(network: nn.Module, x: Tensor) -> Tensor:
+    """Distances (B,) from points to the nearest boundary of their regions, in the whole input.
+
+    A region is where no unit changes sign, so that its boundaries are among the hyperplanes on
+    which the units would be zero if the others kept their slopes.
+
+    Args:
+        network: of the layers that this module lists, which it is refused for otherwise.
+        x: (B, *input).
+    """
+    network = copy.deepcopy(network).double().cpu().requires_grad_(False)
+    steps = list(_steps(network))
+    x = x.detach().double().cpu()
+
+    def units(x: Tensor) -> Tensor:  # (B, *input) → (B, n), before their activations
+        values, at, before = [x], 0, []
+        while (at := _advance(steps, at, values)) < len(steps):
+            before.append(values[-1].flatten(1))
+            values[-1] = steps[at](values[-1].clone())
+            at += 1
+        return torch.cat(before, 1)
+
+    size = max(1, 8 * BLOCK // (sum(_widths(steps, x[:1])) * x[0].numel()))
+    nearest = []
+    for part in x.split(size):
+        slopes = torch.linalg.vector_norm(jacobian(units, part), dim=2)
+        distances = torch.where(slopes > 0, units(part).abs() / slopes, torch.inf)
+        nearest.append(distances.min(1).values)
+    return torch.cat(nearest)
+
+
+@dataclass
+class _Polygons:
+    corners: NDArray  # (P, V, 2)
+    sides: NDArray  # (P,)
+    patterns: NDArray  # (P,)
+
+    def __len__(self) -> int:
+        return len(self.sides)
+
+    def __getitem__(self, rows) -> _Polygons:
+        return _Polygons(self.corners[rows], self.sides[rows], self.patterns[rows])
+
+    def centres(self) -> NDArray:
+        """(P, 2), the means of the corners, inside."""
+        real = numpy.arange(self.corners.shape[1]) < self.sides[:, None]
+        return (self.corners * real[..., None]).sum(1) / self.sides[:, None]
+
+
+@dataclass
+class _Search:
+    steps: list[nn.Module | str]
+    reach: float
+    block: int  # polygons looked at together
+    keys: list[NDArray]  # of the units of each activation
+    limit: int
+    tolerance: float
+    found: int = 1  # regions so far
+
+    def leaves(
+        self, at: int, polygons: _Polygons, values: list[Tensor], gates: list[Tensor]
+    ) -> Iterator[tuple[_Polygons, Tensor, list[Tensor]]]:
+        """Cuts by the activations from step `at` on.
+
+        Depth first and in blocks, so that only one block a layer is in memory.
+
+        Args:
+            at: the next step.
+            polygons: P of them.
+            values: the stack of `_advance`, each (3 P, *shape), at the three points.
+            gates: slopes (P, *shape) of the activations before.
+        """
+        values = list(values)
+        at = _advance(self.steps, at, values)
+        if at == len(self.steps):
+            yield polygons, values[-1], gates
+            return
+        lines = _lines(values[-1], self.reach)  # (P, 3, n)
+        pieces, parents = self.cut(polygons, lines)
+        keys, slope = self.keys[len(gates)], _slope(self.steps[at])
+        for start in range(0, len(pieces), self.block):
+            block = pieces[start : start + self.block]
+            of = parents[start : start + self.block]
+            homogeneous = numpy.concatenate([block.centres(), numpy.ones((len(block), 1))], 1)
+            active = numpy.einsum("pk,pkn->pn", homogeneous, lines[of]) > 0
+            change = numpy.bitwise_xor.reduce(numpy.where(active, keys, numpy.uint64(0)), axis=1)
+            block = replace(block, patterns=block.patterns ^ change)
+            rows = torch.from_numpy(of)
+            inherited = [value.unflatten(0, (-1, 3))[rows].flatten(0, 1) for value in values]
+            gate = torch.from_numpy(numpy.where(active, 1.0, slope))
+            gate = gate.reshape(len(block), *values[-1].shape[1:])
+            inherited[-1] = inherited[-1] * gate.repeat_interleave(3, 0)
+            yield from self.leaves(
+                at + 1, block, inherited, [*(before[rows] for before in gates), gate]
+            )
+
+    def cut(self, polygons: _Polygons, lines: NDArray) -> tuple[_Polygons, NDArray]:
+        """All pieces of P polygons by n lines each, and which polygon (rows) each is a piece of.
+
+        Args:
+            polygons: P of them.
+            lines: (P, 3, n): a, b, c of a s + b t + c, with a² + b² = 1.
+        """
+        corners, sides = polygons.corners.copy(), polygons.sides.copy()
+        parents = numpy.arange(len(polygons))
+        heights = corners @ lines[:, :2] + lines[:, 2:]  # (P, V, n)
+        crossed = (heights.max(1) > self.tolerance) & (heights.min(1) < -self.tolerance)
+        for unit in crossed.any(0).nonzero()[0]:
+            rows = crossed[parents, unit].nonzero()[0]
+            line = lines[parents[rows], :, unit]
+            heights = (corners[rows] * line[:, None, :2]).sum(2) + line[:, 2:]
+            heights[numpy.abs(heights) <= self.tolerance] = 0.0
+            cut = (heights.max(1) > 0) & (heights.min(1) < 0)
+            if not cut.any():  # the unit's line is another unit's as well
+                continue
+            rows, heights = rows[cut], heights[cut]
+            self.found += len(rows)
+            if self.found > self.limit:
+                raise UserError(
+                    f"the slice holds more than {self.limit} regions; take a smaller slice or a "
+                    "higher limit"
+                )
+            (above, n_above), (below, n_below) = _halves(corners[rows], sides[rows], heights)
+            width = max(corners.shape[1], above.shape[1])
+            corners = _widened(corners, width)
+            corners[rows], sides[rows] = _widened(above, width), n_above
+            corners = numpy.concatenate([corners, _widened(below, width)])
+            sides = numpy.concatenate([sides, n_below])
+            parents = numpy.concatenate([parents, parents[rows]])
+        # Neighbours in one block, and no more corners than the polygons have.
+        order = parents.argsort(kind="stable")
+        pieces = _Polygons(corners[:, : sides.max()], sides, polygons.patterns[parents])
+        return pieces[order], parents[order]
+
+
+def _halves(
+    corners: NDArray, sides: NDArray, heights: NDArray
+) -> tuple[tuple[NDArray, NDArray], tuple[NDArray, NDArray]]:
+    """Corners and their numbers of the parts above and below the line of each of P polygons.
+
+    Args:
+        corners: (P, V, 2).
+        sides: (P,).
+        heights: (P, V), of the corners over the line, of both signs; 0 for a corner on the line.
+    """
+    rows, slots = numpy.arange(len(corners)), numpy.arange(corners.shape[1])
+    real = slots < sides[:, None]
+    before = numpy.take_along_axis(heights, (slots - 1) % sides[:, None], 1)
+
+    def stretch(inside: NDArray, before_inside: NDArray) -> tuple[NDArray, NDArray]:
+        """Of a convex polygon's corners, those on one side follow each other: start, number."""
+        return (inside & ~before_inside & real).argmax(1), (inside & real).sum(1)
+
+    def crossing(a: NDArray, b: NDArray) -> NDArray:
+        """Where the side from corner a, above the line, to b, on or below it, meets the line."""
+        share = heights[rows, a] / (heights[rows, a] - heights[rows, b])
+        return corners[rows, a] + share[:, None] * (corners[rows, b] - corners[rows, a])
+
+    up, n_up = stretch(heights > 0, before > 0)
+    down, n_down = stretch(heights < 0, before < 0)
+    last = (up + n_up - 1) % sides
+    leaving, entering = crossing(last, (last + 1) % sides), crossing(up, (up - 1) % sides)
+
+    def half(start: NDArray, number: NDArray, first: NDArray, second: NDArray):
+        slots = numpy.arange(number.max() + 2)
+        part = corners[rows[:, None], (start[:, None] + slots) % sides[:, None]]
+        part = numpy.where((slots >= number[:, None])[..., None], first[:, None], part)
+        return numpy.where((slots > number[:, None])[..., None], second[:, None], part), number + 2
+
+    above, below = half(up, n_up, leaving, entering), half(down, n_down, entering, leaving)
+    width = max(above[0].shape[1], below[0].shape[1])
+    return (_widened(above[0], width), above[1]), (_widened(below[0], width), below[1])
+
+
+def _widened(corners: NDArray, width: int) -> NDArray:
+    """Corners (P, V, 2) with the last one repeated until there are `width`."""
+    more = width - corners.shape[1]
+    return numpy.concatenate([corners, corners[:, -1:].repeat(more, 1)], 1) if more else corners
+
+
+def _lines(values: Tensor, reach: float) -> NDArray:
+    """(P, 3, n): a, b, c of each unit's a s + b t + c, its gradient scaled to length 1.
+
+    A unit that is constant, to rounding, gets the line 0 s + 0 t ± 1, which crosses nothing.
+    """
+    at = values.unflatten(0, (-1, 3)).flatten(2).numpy()
+    lines = numpy.stack([(at[:, 1] - at[:, 0]) / reach, (at[:, 2] - at[:, 0]) / reach, at[:, 0]], 1)
+    slopes = numpy.linalg.norm(lines[:, :2], axis=1, keepdims=True)
+    constant = slopes * reach <= 1e-13 * numpy.abs(at).max((1, 2), keepdims=True)
+    level = numpy.sign(lines[:, 2:]) * numpy.array([0.0, 0.0, 1.0])[:, None]
+    return numpy.where(constant, level, lines / numpy.where(constant, 1.0, slopes))
+
+
+def _pieces(
+    steps: list[nn.Module | str],
+    values: Tensor,
+    gates: list[Tensor],
+    reach: float,
+    shape: Sequence[int],
+) -> tuple[NDArray, NDArray, NDArray, NDArray]:
+    """maps, frobenius, operator and centroids of P regions, as `Regions` has them."""
+    at = values.unflatten(0, (-1, 3)).flatten(2)  # (P, 3, C)
+    maps = torch.stack([(at[:, 1] - at[:, 0]) / reach, (at[:, 2] - at[:, 0]) / reach, at[:, 0]], 2)
+    inputs = torch.Size(shape).numel()
+    size = max(1, BLOCK // (inputs * maps.shape[1]))
+    frobenius, operator, centroids = [], [], []
+    for rows in torch.arange(len(maps)).split(size):
+        frozen = [gate[rows] for gate in gates]
+        # With its gates held, the network is affine, and its Jacobian the same at every input.
+        zero = torch.zeros(len(rows), *shape, dtype=torch.float64)
+        j = jacobian(lambda x, frozen=frozen: _run(steps, x, frozen), zero)  # (P, C, D)
+        gram = j @ j.mT if j.shape[1] <= j.shape[2] else j.mT @ j
+        frobenius.append(torch.linalg.matrix_norm(j))
+        operator.append(torch.linalg.eigvalsh(gram)[:, -1].clamp(min=0).sqrt())
+        centroids.append(j.sum(1))
+    return (maps.numpy(), *(torch.cat(part).numpy() for part in (frobenius, operator, centroids)))
+
+
+def _run(steps: list[nn.Module | str], x: Tensor, gates: Sequence[Tensor]) -> Tensor:
+    """The network with the slopes of its activations held, (P, *input) → (P, C)."""
+    values, at = [x], 0
+    for gate in gates:
+        at = _advance(steps, at, values) + 1
+        values[-1] = values[-1] * gate
+    _advance(steps, at, values)
+    return values[-1].flatten(1)
+
+
+def _advance(steps: list[nn.Module | str], at: int, values: list[Tensor]) -> int:
+    """Applies the steps up to the next activation to the stack of values; returns its index."""
+    for index, step in enumerate(steps[at:], start=at):
+        if isinstance(step, ACTIVATIONS):
+            return index
+        if step == "copy":
+            values.append(values[-1])
+        elif step == "swap":
+            values[-1], values[-2] = values[-2], values[-1]
+        elif step == "add":
+            values.append(values.pop() + values.pop())
+        else:
+            values[-1] = step(values[-1])
+    return len(steps)
+
+
+def _steps(module: nn.Module) -> Iterator[nn.Module | str]:
+    """The layers in the order of their application, and what sums do to a stack of values."""
+    kind = type(module)
+    if kind is nn.Sequential:
+        for child in module:
+            yield from _steps(child)
+    elif kind is Residual:
+        yield "copy"
+        yield from _steps(module.body)
+        yield "swap"
+        yield from _steps(module.shortcut)
+        yield "add"
+    elif kind in NORMALISATIONS and (module.training or module.running_mean is None):
+        raise ValueError(
+            f"{kind.__name__} normalises with the statistics of the batch, so that the network is "
+            "not affine on its regions; call network.eval() first"
+        )
+    elif kind in (*AFFINE, *NORMALISATIONS, *ACTIVATIONS):
+        yield module
+    else:
+        raise ValueError(
+            f"regions are found for a Sequential of {', '.join(k.__name__ for k in AFFINE)}, "
+            f"ReLU, LeakyReLU, Residual and batch normalisation, not for {kind.__name__}"
+        )
+
+
+def _widths(steps: list[nn.Module | str], x: Tensor) -> list[int]:
+    """Units of each activation for one input (1, *input)."""
+    values, widths, at = [x], [], 0
+    while (at := _advance(steps, at, values)) < len(steps):
+        widths.append(values[-1].numel())
+        at += 1
+    return widths
+
+
+def _slope(activation: nn.Module | str) -> float:
+    return activation.negative_slope if isinstance(activation, nn.LeakyReLU) else 0.0
+
+
+def _cross(a: NDArray, b: NDArray) -> NDArray:
+    return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]

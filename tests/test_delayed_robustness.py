@@ -1,0 +1,196 @@
+"""delayed_robustness.py as users run it, its update against one written out."""
+
+import signal
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+import yaml
+from torch import nn
+
+import delayed_robustness
+from helpers import interrupt, run, write_cifar
+from lab import cifar
+from lab.models import Normalisation
+from lab.runs import read_metrics
+from lab.seeds import generator
+
+TINY = ("--points", 12, "--filters", 2, "--batch_size", 5, "--device", "cpu")
+TINY = (*TINY, "--num_logs", 8, "--lr", 0.01)
+QUICK = (*TINY, "--attack_points", 6, "--num_attacks", 2)
+COLUMNS = "loss,train_accuracy,test_accuracy,pc1,centroid_alignment,jacobian_norm"
+RUNS = Path("runs/delayed_robustness")
+
+
+@pytest.fixture(autouse=True)
+def data(tmp_path):
+    write_cifar(tmp_path / "data", 12)
+
+
+def main(*words):
+    return delayed_robustness.main([str(word) for word in words])
+
+
+def test_the_command_users_type_also_after_a_kill(tmp_path):
+    words = (*QUICK, "--jr", 0.01, "--steps", 30, "--num_logs", 20, "--checkpoint_every", 0)
+    cut = tmp_path / RUNS / "cut"
+    killed = interrupt(
+        *("delayed_robustness.py", *words, "--name", "cut"),
+        folder=tmp_path, run_folder=cut, rows=6, signal=signal.SIGKILL,
+    )  # fmt: skip
+    assert killed.returncode == -signal.SIGKILL
+    done = run("delayed_robustness.py", *words, "--name", "cut", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "continuing after" in done.stderr
+    assert done.stdout.splitlines()[-1] == "runs/delayed_robustness/cut"
+    assert (cut / "figure.png").read_bytes().startswith(b"\x89PNG")
+    lines = (cut / "metrics.csv").read_text().splitlines()
+    assert lines[0] == f"step,{COLUMNS},accuracy_apgd_ce"
+    assert lines[-1].startswith("30,")
+    assert main(*words, "--name", "whole") == 0
+    assert (RUNS / "whole/metrics.csv").read_bytes() == (cut / "metrics.csv").read_bytes()
+    m = read_metrics(cut)
+    attacked = numpy.isfinite(m["accuracy_apgd_ce"])
+    assert m["step"][attacked].tolist() == [0, 1, 30]  # --num_attacks 2
+    assert m["train_accuracy"][-1] > 0.5
+
+
+def reference(o, x, targets):
+    """Loss and weights after two updates of plain torch layers, regulariser and all."""
+    f = o.filters
+    layers = []
+    for i, (inputs, outputs) in enumerate(
+        [(3, f), (f, f), (f, 2 * f), (2 * f, 2 * f), (2 * f, 4 * f), (4 * f, 4 * f)]
+    ):
+        layers += [nn.Conv2d(inputs, outputs, 3, 1 + i % 2, 1, bias=False), nn.ReLU()]
+    layers += [nn.AvgPool2d(2, 2), nn.AvgPool2d(2, 2), nn.Flatten()]
+    layers += [nn.Linear(4 * f, 128, bias=False), nn.ReLU(), nn.Linear(128, 10, bias=False)]
+    network = nn.Sequential(*layers).double()
+    initial = delayed_robustness.convolutional_network(o).state_dict()
+    for p, values in zip(network.parameters(), initial.values(), strict=True):
+        p.data = values.clone(memory_format=torch.contiguous_format)
+    optimiser = torch.optim.AdamW(network.parameters(), o.lr, weight_decay=o.weight_decay)
+    draws = generator(o.seed, "projections")
+    for _ in range(2):
+        x = x.detach().requires_grad_()
+        outputs = network(x)
+        v = torch.randn(len(x), 10, 1, generator=draws, dtype=x.dtype)[..., 0]
+        v = v / v.norm(dim=1, keepdim=True)
+        (rows,) = torch.autograd.grad((outputs * v).sum(), x, create_graph=True)
+        norm = 10**0.5 * rows.flatten(1).norm(dim=1).mean()
+        if o.loss_fn == "MSE":
+            loss = ((outputs - torch.eye(10, dtype=x.dtype)[targets]) ** 2).mean()
+        else:
+            loss = nn.functional.cross_entropy(outputs, targets)
+        optimiser.zero_grad()
+        (loss + o.jr * norm).backward()
+        nn.utils.clip_grad_value_(network.parameters(), 1.0)
+        optimiser.step()
+    return network
+
+
+@pytest.mark.parametrize("loss_fn", ["MSE", "CrossEntropy"])
+def test_two_updates_against_plain_layers(loss_fn):
+    words = (*TINY, "--batch_size", 12, "--attack", "none", "--steps", 2, "--dtype", "float64")
+    words = (*words, "--loss_fn", loss_fn, "--jr", 5, "--weight_decay", 0.1)
+    assert main(*words, "--name", "whole") == 0
+    o = delayed_robustness.parse(delayed_robustness.Options, "", list(map(str, words)))
+    images = cifar.load(o)
+    normalised = Normalisation(cifar.MEAN, cifar.STD)
+    network = reference(o, normalised(images.x), images.y)
+    found = torch.load(RUNS / "whole/checkpoint.pt", weights_only=True)["state"]["network"]
+    for p, weights in zip(network.parameters(), found.values(), strict=True):
+        torch.testing.assert_close(weights, p.detach(), rtol=1e-8, atol=1e-10)
+    m = read_metrics(RUNS / "whole")
+    outputs = network(normalised(images.x_test))
+    expected = (outputs.argmax(1) == images.y_test).double().mean().item()
+    assert m["test_accuracy"][-1] == pytest.approx(expected)
+    # By normalised pixels: the Jacobian by raw ones, its columns times the deviations.
+    x = images.x.requires_grad_()
+    rows = torch.stack(
+        [torch.autograd.grad(f.sum(), x, retain_graph=True)[0] for f in network(normalised(x)).T]
+    )
+    norms = (rows * normalised.std).square().sum(dim=(0, 2, 3, 4)).sqrt()
+    assert m["jacobian_norm"][-1] == pytest.approx(norms.mean().item(), rel=1e-6)
+
+
+def test_a_batch_in_pieces_gives_the_same_network(monkeypatch):
+    words = (*TINY, "--batch_size", 12, "--attack", "none", "--steps", 5, "--dtype", "float64")
+    assert main(*words, "--name", "whole") == 0
+    monkeypatch.setattr(delayed_robustness, "CHUNK", 5)
+    assert main(*words, "--name", "pieces") == 0
+    whole, pieces = (read_metrics(RUNS / name) for name in ("whole", "pieces"))
+    for name in COLUMNS.split(","):
+        assert pieces[name] == pytest.approx(whole[name], rel=1e-9)
+    assert whole["loss"][-1] < whole["loss"][0]
+
+
+def test_regulariser_lowers_the_norm_and_changes_no_draws():
+    for jr in (0, 0.1):
+        assert main(*TINY, "--attack", "none", "--jr", jr, "--steps", 40, "--name", jr) == 0
+    plain, regularised = (read_metrics(RUNS / str(jr)) for jr in (0, 0.1))
+    assert set(plain) == {"step", *COLUMNS.split(",")}
+    for name in COLUMNS.split(","):
+        assert plain[name][0] == regularised[name][0]
+    assert regularised["jacobian_norm"][-1] < 0.7 * plain["jacobian_norm"][-1]
+
+
+def test_epochs_are_passes_over_the_data():
+    assert main(*TINY, "--attack", "none", "--epochs", 3) == 0
+    (folder,) = RUNS.iterdir()
+    assert read_metrics(folder)["step"][-1] == 9  # 12 points in batches of 5
+    again = ("--config", folder / "config.yaml", "--name", "again")
+    assert main(*again) == 0
+    assert (RUNS / "again/metrics.csv").read_bytes() == (folder / "metrics.csv").read_bytes()
+
+
+def test_figure_6_and_the_protocols(capsys):
+    for jr in (0, 0.01):
+        assert main(*QUICK, "--jr", jr, "--steps", 60, "--name", f"jr{jr}") == 0
+    capsys.readouterr()
+    assert main("--centroids", "jr0", "jr0.01") == 0
+    assert capsys.readouterr().out == "runs/delayed_robustness/centroids.png\n"
+    assert (RUNS / "centroids.png").read_bytes().startswith(b"\x89PNG")
+    assert main("--protocols", RUNS / "jr0") == 0
+    lines = capsys.readouterr().out.splitlines()[2:]
+    none, raw, official = ([word.strip() for word in line.split("|")[2:-1]] for line in lines)
+    m = read_metrics(RUNS / "jr0")
+    assert raw[0] == "raw pixels" and official[0] == "official"
+    assert float(raw[1]) == pytest.approx(m["accuracy_apgd_ce"][-1], abs=1e-3)
+    assert float(official[1]) < float(none[1])
+    assert raw[2] == "4.0 / 255"
+    assert float(official[2].split()[0]) > 40  # it clips normalised pixels to [0, 1]
+    assert main("--compare", "jr0", "jr0.01") == 0
+
+
+def test_unfinished_or_foreign_runs_are_refused(capsys):
+    assert main("--centroids", "nowhere") == 2
+    assert "--centroids takes a run's folder" in capsys.readouterr().err
+    assert main(*TINY, "--attack", "none", "--steps", 1, "--name", "copied") == 0
+    (RUNS / "copied/checkpoint.pt").unlink()
+    assert main("--protocols", "copied") == 2
+    assert "--protocols takes finished runs with a checkpoint.pt" in capsys.readouterr().err
+
+
+def test_an_epsilon_in_levels_is_warned_of():
+    with pytest.warns(UserWarning, match="larger than 1, the whole range of a pixel"):
+        assert main(*QUICK, "--attack_epsilon", 4, "--steps", 0) == 0
+    assert yaml.safe_load(next(RUNS.glob("*/config.yaml")).read_text())["attack_epsilon"] == 4.0
+
+
+def test_bad_input(capsys):
+    Path("data/cifar10-12.npz").write_bytes(b"PK")
+    assert main(*TINY) == 2
+    error = capsys.readouterr().err
+    assert "cifar10-12.npz is damaged" in error
+    assert error.count("\n") == 1
+    for words in (
+        ("--attack", "pgd"), ("--attack_epsilon", 0), ("--loss_fn", "hinge"), ("--jr", -1),
+        ("--points", 0), ("--points", 10_001), ("--filters", 0), ("--num_attacks", 1),
+        ("--attack_points", 0), ("--epochs", -1), ("--batch_size", 0),
+    ):  # fmt: skip
+        with pytest.raises(SystemExit) as exit:
+            main(*words)
+        assert exit.value.code == 2
+        assert f"{words[0]} takes" in capsys.readouterr().err
