@@ -16,6 +16,9 @@ Test pairs come in two kinds. One embedding serves both operands, so that (a, b)
 
 Jacobians, of the regulariser and of the alignment, are by the three token embeddings, that of "="
 among them, as in the official code, and alignment is that of training pairs.
+
+Result so far, weight decay only, seed 0, 5 minutes on one thread: memorised at step 136, grokked at
+5,393. At 2,379 the test accuracy is 0.18, unmirrored 0.01. Alignment stays between −0.03 and 0.08.
 """
 
 from dataclasses import dataclass
@@ -222,10 +225,11 @@ def figure(run: Run, o: Options) -> None:
                 label=f"{name.removeprefix('token_')}, {moment}",
             )
     norms.set_xlabel("frequency")
+    norms.set_ylim(0, 1.3 * norms.dataLim.y1)  # room for the legend
     labels = ("accuracy", "centroid alignment", "Gini coefficient", "norm of a frequency")
     for axes, label in zip(panels.flat, labels, strict=True):
         axes.set_ylabel(label)
-        axes.legend(loc="best")
+        axes.legend(loc="upper left", ncols=2 if axes is norms else 1)
     run.save_figure(drawing)
 
 
