@@ -7,7 +7,7 @@ from memorising (lab/orders.py), beside a control that can only memorise.
 
     python order_parameters.py --random_labels     # control: nothing to generalise
     python order_parameters.py                     # with the control's curves, if it is there
-    python order_parameters.py --sweep --seeds 2   # alpha × weight decay, on all cores
+    python order_parameters.py --sweep --seeds 2   # alpha × weight decay, on all cores or one GPU
 
 Result, p = 97, one seed, 8 minutes a run on one CPU thread: memorised at step 188, grokked at
 14,366. Then and at the end (random labels at the end in brackets), the share of each neuron's
@@ -20,6 +20,7 @@ below what the control comes to, and its kernel alignment is 0.153, the control'
 
 import dataclasses
 import os
+from collections import defaultdict
 from dataclasses import dataclass
 
 import numpy
@@ -29,12 +30,12 @@ from lab import fourier, orders, plots, spectra
 from lab.commands import command
 from lab.compare import compare
 from lab.errors import TrainingError, UserError
-from lab.modular import ModularMLP, ModularTask, modular_addition
+from lab.modular import ModularMLP, ModularMLPs, ModularTask, modular_addition
 from lab.options import Shared, option, parse
 from lab.runs import Run, first_step, read_config, read_metrics
 from lab.seeds import generator
 from lab.sweeps import finished, folder_of, run_all
-from lab.training import train
+from lab.training import train_together
 
 SCRIPT = "order_parameters"
 MEMORISED, GROKKED = 0.99, 0.95  # training and test accuracy above which we say so
@@ -77,35 +78,43 @@ class Options(Shared):
     num_logs: int = option(128, "measurements, log-spaced, at most one a step", least=2)
 
 
-def train_network(run: Run, o: Options, task: ModularTask) -> None:
-    task = ModularTask(o.p, *(part.to(run.device) for part in task[1:]))
-    network = ModularMLP(o.p, o.width, o.alpha, generator(o.seed, "network"))
-    network = network.to(run.device, o.torch_dtype())
-    optimiser = torch.optim.AdamW(
-        network.parameters(), o.lr, betas=(0.9, o.beta2), weight_decay=o.weight_decay, fused=True
-    )
-    train_pairs, train_labels = task.pairs[task.train], task.labels[task.train]
-    drawn = torch.randperm(o.p**2, generator=generator(o.seed, "subset"))[:SUBSET].to(run.device)
-    ideal = orders.label_kernel(task.labels[drawn])
-    singular_values = spectra.Snapshots(1)
+class Learner:
+    """A network, what trains it, and what is measured of it."""
 
-    def update(step: int) -> torch.Tensor:
-        loss = torch.nn.functional.cross_entropy(network(train_pairs), train_labels)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        return loss
+    def __init__(self, run: Run, o: Options) -> None:
+        task = modular_addition(o.p, o.train_fraction, o.seed, o.random_labels)
+        self.task = ModularTask(o.p, *(part.to(run.device) for part in task[1:]))
+        self.pairs, self.labels = (part[self.task.train] for part in self.task[1:3])
+        network = ModularMLP(o.p, o.width, o.alpha, generator(o.seed, "network"))
+        self.network = network.to(run.device, o.torch_dtype())
+        self.optimiser = torch.optim.AdamW(
+            network.parameters(),
+            o.lr,
+            betas=(0.9, o.beta2),
+            weight_decay=o.weight_decay,
+            fused=True,
+        )
+        drawn = torch.randperm(o.p**2, generator=generator(o.seed, "subset"))[:SUBSET]
+        self.drawn = drawn.to(run.device)
+        self.singular_values = spectra.Snapshots(1)
+        self.state = {
+            "network": self.network,
+            "optimiser": self.optimiser,
+            "singular_values": self.singular_values,
+        }
 
-    def measure(step: int) -> dict[str, torch.Tensor]:
+    def measure(self, step: int) -> dict[str, torch.Tensor]:
+        task, network = self.task, self.network
         logits = network(task.pairs)
         losses = torch.nn.functional.cross_entropy(logits, task.labels, reduction="none")
         right = (logits.argmax(1) == task.labels).double()
-        of_a, of_b = network.rows.split(o.p)
+        of_a, of_b = network.rows.split(task.p)
         both = torch.cat([of_a, of_b], dim=1)
         sigma = torch.linalg.svdvals(network.rows)
-        singular_values.see(step, sigma, last=True)
+        self.singular_values.see(step, sigma, last=True)
         centred = orders.centred_alignments(network, task.labels)
-        summed = orders.summed_logits_kernel(network, task.pairs[drawn])
+        summed = orders.summed_logits_kernel(network, task.pairs[self.drawn])
+        ideal = orders.label_kernel(task.labels[self.drawn])
         return {
             "loss": losses[task.train].mean(),
             "test_loss": losses[task.test].mean(),
@@ -124,28 +133,66 @@ def train_network(run: Run, o: Options, task: ModularTask) -> None:
             "dominance": fourier.frequency_dominance(both),
         }
 
+
+def train_networks(runs: list[Run]) -> None:
+    """The networks of runs that differ in seed, alpha and weight decay, in one pass."""
+    o = runs[0].options
+    learners = [Learner(run, run.options) for run in runs]
+    if len(runs) > 1:
+        together = ModularMLPs([learner.network for learner in learners])
+        pairs = torch.stack([learner.pairs for learner in learners])
+        labels = torch.stack([learner.labels for learner in learners])
+
+    def update(step: int) -> torch.Tensor:
+        if len(runs) == 1:
+            (one,) = learners
+            losses = torch.nn.functional.cross_entropy(one.network(one.pairs), one.labels)
+            one.optimiser.zero_grad()
+            losses.backward()
+        else:
+            logits = together(pairs)
+            losses = torch.nn.functional.cross_entropy(logits.mT, labels, reduction="none").mean(1)
+            together.backward(losses)
+        for learner in learners:
+            learner.optimiser.step()
+        return losses
+
     def stop(row: dict[str, float]) -> bool:
         return o.stop_at is not None and row["test_accuracy"] > o.stop_at
 
-    state = {"network": network, "optimiser": optimiser, "singular_values": singular_values}
-    train(run, update, measure, state, stop)
-    m = run.metrics()
-    run.store(
-        {
-            "t_memorise": first_step(m, "train_accuracy", MEMORISED),
-            "t_grok": first_step(m, "test_accuracy", GROKKED),
-        }
-    )
+    measures, states = [each.measure for each in learners], [each.state for each in learners]
+    train_together(runs, update, measures, states, stop)
+    for run in runs:
+        m = run.metrics()
+        run.store(
+            {
+                "t_memorise": first_step(m, "train_accuracy", MEMORISED),
+                "t_grok": first_step(m, "test_accuracy", GROKKED),
+            }
+        )
 
 
 def one_run(o: Options) -> Run:
     """Trains, or finds trained, and draws."""
-    task = modular_addition(o.p, o.train_fraction, o.seed, o.random_labels)
+    modular_addition(o.p, o.train_fraction, o.seed, o.random_labels)  # bad options end here
     run = Run(SCRIPT, o)
     if not run.finished:
-        train_network(run, o, task)
+        train_networks([run])
     figure(run, o)
     return run
+
+
+def in_one_pass(grid: list[Options]) -> None:
+    """Makes the runs that are not finished, all networks at once."""
+    together = defaultdict(list)
+    for o in grid:
+        run = Run(SCRIPT, o)
+        if not run.finished:  # after an interruption they may be at different steps
+            together[run.step].append(run)
+    for runs in together.values():
+        train_networks(runs)
+        for run in runs:
+            figure(run, run.options)
 
 
 def figure(run: Run, o: Options) -> None:
@@ -195,7 +242,11 @@ def sweep(o: Options) -> Run:
     grid = [cell[i] for i in range(o.seeds) for cell in cells.values()]  # seed by seed
     name = o.name or "sweep," + o.run_name()
     run = Run(SCRIPT, dataclasses.replace(o, name=name.removesuffix(",default")))
-    failed = run_all(SCRIPT, grid, o.workers or os.cpu_count() or 1)
+    failed: list[str] = []
+    if o.torch_device().type == "cuda":
+        in_one_pass(grid)
+    else:
+        failed = run_all(SCRIPT, grid, o.workers or os.cpu_count() or 1)
     times = {place: times_of(cell) for place, cell in cells.items()}
     run.store(
         {f"alpha={alpha},weight_decay={decay}": t for (alpha, decay), t in times.items() if t}
@@ -207,7 +258,7 @@ def sweep(o: Options) -> Run:
 
 
 def times_of(cell: list[Options]) -> list[dict[str, int | None]]:
-    """What `train_network` stored of each finished run, with the delay between the two events."""
+    """What `train_networks` stored of each finished run, with the delay between the two events."""
     found = []
     for each in cell:
         if finished(SCRIPT, each):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -129,6 +129,48 @@ class ModularMLP(torch.nn.Module):
     def _head(self, sums: Tensor) -> Tensor:  # W₁ x (…, width) → (…, p)
         hidden = ((sums + self.first_bias) * self.scale).relu()
         return torch.nn.functional.linear(hidden, self.second, self.second_bias)
+
+
+class ModularMLPs:
+    """Several `ModularMLP`s of one shape in one pass, by batched products.
+
+    Their parameters become parts of one tensor each: an optimiser of any of the networks moves
+    what the next pass uses. Move the networks to their device before, not after.
+
+    Args:
+        networks: R of them; they may differ in their factor s.
+    """
+
+    def __init__(self, networks: Sequence[ModularMLP]) -> None:
+        self.parameters = list(zip(*(network.parameters() for network in networks), strict=True))
+        self.stacked = []
+        for each in self.parameters:
+            stack = torch.stack([parameter.detach() for parameter in each])
+            for parameter, part in zip(each, stack, strict=True):
+                parameter.data = part
+            self.stacked.append(stack.requires_grad_())
+        scales = [network.scale for network in networks]
+        self.scales = self.stacked[0].new_tensor(scales)[:, None, None]
+
+    def __call__(self, pairs: Tensor) -> Tensor:
+        """Logits (R, n, p) of `pairs` (R, n, 2), those of each network its own."""
+        rows, first_bias, second, second_bias = self.stacked
+        replicas, inputs, width = rows.shape
+        firsts = torch.tensor([0, inputs // 2], device=pairs.device)
+        firsts = firsts + inputs * torch.arange(replicas, device=pairs.device)[:, None, None]
+        both = (pairs + firsts).flatten(0, 1)
+        sums = torch.nn.functional.embedding_bag(both, rows.flatten(0, 1), mode="sum")
+        sums = sums.view(replicas, -1, width) + first_bias[:, None]
+        hidden = (sums * self.scales).relu()
+        return torch.baddbmm(second_bias[:, None], hidden, second.mT)
+
+    def backward(self, losses: Tensor) -> None:
+        """Replaces every parameter's `.grad` by the derivative of its network's loss, of (R,)."""
+        gradients = torch.autograd.grad(losses.sum(), self.stacked)
+        for each, gradient in zip(self.parameters, gradients, strict=True):
+            # Contiguous, since AdamW's fused kernel on a CPU reads it in the order of memory.
+            for parameter, part in zip(each, gradient.contiguous(), strict=True):
+                parameter.grad = part
 
 
 class ModularTransformer(OneLayerTransformer):

@@ -3,7 +3,9 @@
 import math
 import signal
 import time
+from pathlib import Path
 
+import numpy
 import pytest
 import torch
 import yaml
@@ -309,6 +311,33 @@ def test_sweep_draws_what_is_there_and_makes_only_what_is_missing(tmp_path, monk
     made = yaml.safe_load((missing / "config.yaml").read_text())["provenance"]
     assert made["command"].startswith("python order_parameters.py --p=11 --width=16 --alpha=0.5")
     assert "1 threads" in made["device"]
+
+
+def test_networks_in_one_pass_are_those_trained_alone():
+    words = (*TINY, "--steps", 60, "--dtype", "float64", "--lr", 0.01, "--stop_at", 0.11)
+    differing = [
+        ("--seed", seed, "--alpha", alpha, "--weight_decay", decay)
+        for seed, alpha, decay in ((0, 0.0, 1.0), (1, 0.5, 0.1), (2, 0.1, 0.001))
+    ]
+
+    def options(folder):
+        return [
+            parse(order_parameters.Options, None, [*map(str, (*words, *own)), "--out_dir", folder])
+            for own in differing
+        ]
+
+    for o in options("alone"):
+        order_parameters.one_run(o)
+    order_parameters.in_one_pass(options("together"))
+    lengths = set()
+    for folder in Path("alone", "order_parameters").iterdir():
+        alone = read_metrics(folder)
+        together = read_metrics(Path("together", "order_parameters") / folder.name)
+        lengths.add(alone["step"][-1])
+        for column, values in alone.items():
+            numpy.testing.assert_allclose(together[column], values, rtol=1e-7, err_msg=column)
+    assert len(lengths) > 1, "otherwise none stopped before the others"
+    order_parameters.in_one_pass(options("together"))  # finds them finished
 
 
 def test_a_stopped_sweep_leaves_its_runs_saved(tmp_path, monkeypatch):
