@@ -71,7 +71,7 @@ def train_together(
     """`train` for several runs whose updates are made in one pass, each with its own folder.
 
     Args:
-        runs: at the same step, with options that differ in the seed only.
+        runs: at the same step, with the same `steps`, `num_logs` and `checkpoint_every`.
         update: step -> losses (R,), or a scalar for one run; makes an update of every network. A
             run that has stopped is not recorded any more, whatever becomes of its network. The
             seconds that a run keeps are those of all.
