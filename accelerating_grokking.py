@@ -28,14 +28,13 @@ CPU time on one thread), which leaves 3.3 times in time. The centroid alignment 
 stays below 0.03. The mean-squared error, Grokfast and noise are still to be run.
 """
 
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from lab import images, plots
+from lab import images
 from lab.batches import minibatch
 from lab.closed_form import ClosedForm
 from lab.commands import command
@@ -46,9 +45,10 @@ from lab.images import ImageOptions, accuracy
 from lab.kept import Kept
 from lab.models import relu_mlp
 from lab.options import option, parse
-from lab.runs import Run, first_step
+from lab.plots import metric_panels
+from lab.runs import Run, at_one_step, first_step
 from lab.seeds import generator
-from lab.speedups import finished_runs, table_rows, write_tables
+from lab.speedups import by_method, table_rows, write_tables
 from lab.training import log_steps, train_together
 from utils import JacobianRegulariser, jacobian
 
@@ -64,6 +64,7 @@ METHOD = {
     "grokfast": False,
     "adv_training": False,
     "optimiser": "adamw",
+    "autograd": False,
 }
 # The paper's Table 1 as printed, for steps, time and time of the grokking phase (↓ faster, ↑
 # slower), and its Table 2, test accuracy and extreme cosines.
@@ -85,8 +86,8 @@ PAPER = {
 }  # fmt: skip
 
 
-# Panels of --compare: what a column, or two, shows of each run.
-COMPARED = {
+# What the figure shows, of a run and of those of --compare: solid, then dashed.
+PANELS = {
     "accuracy": ("test_accuracy", "train_accuracy"),
     "centroid alignment (mean)": ("alignment",),
     "‖J‖ (mean, Frobenius)": ("jacobian_norm",),
@@ -243,6 +244,10 @@ def train_networks(runs: list[Run], data: images.Images) -> None:
     learners = [Learner(run.options, data) for run in runs]
     closed_form = ClosedForm(*(learner.regulariser for learner in learners))
 
+    def losses_of(outputs: torch.Tensor) -> torch.Tensor:  # (R, B, C) → (R,)
+        each = zip(learners, outputs, strict=True)
+        return torch.stack([learner.loss(of_one, learner.rows) for learner, of_one in each])
+
     def update(step: int) -> torch.Tensor:
         batches = [learner.batch(step) for learner in learners]
         # The order is random, so that the first of a batch are a random part of it.
@@ -250,19 +255,8 @@ def train_networks(runs: list[Run], data: images.Images) -> None:
         if o.autograd:
             losses = [one.backward(b, part) for one, b in zip(learners, batches, strict=True)]
             losses = torch.stack(losses)
-        elif len(learners) == 1:
-            (one,) = learners
-            losses, _ = closed_form.backward(
-                batches[0], lambda f: one.loss(f, one.rows), o.jr, part
-            )
         else:
-            losses, _ = closed_form.backward(
-                torch.stack(batches),
-                lambda fs: torch.stack(
-                    [one.loss(f, one.rows) for one, f in zip(learners, fs, strict=True)]
-                ),
-                o.jr, part,
-            )  # fmt: skip
+            losses, _ = closed_form.backward(torch.stack(batches), losses_of, o.jr, part)
         for learner in learners:
             learner.step()
         return losses
@@ -293,23 +287,6 @@ def store(run: Run, data: images.Images, o: Options) -> None:
     )
 
 
-def figure(run: Run) -> None:
-    m = run.metrics()
-    drawing, axes = plots.panels(3, run.command())
-    axes[0].plot(m["step"], m["train_accuracy"], color=plots.COLOURS[0], ls="--", label="train")
-    axes[0].plot(m["step"], m["test_accuracy"], color=plots.COLOURS[0], label="test")
-    axes[0].set_ylabel("accuracy")
-    axes[0].legend()
-    axes[1].plot(m["step"], m["alignment"], color=plots.COLOURS[0])
-    axes[1].set_ylabel("centroid alignment (mean)")
-    axes[2].plot(m["step"], m["jacobian_norm"], color=plots.COLOURS[0])
-    axes[2].set_ylabel("‖J‖ (mean, Frobenius)")
-    axes[2].set_yscale("log")
-    for panel in axes:
-        plots.step_axis(panel, m["step"][-1])
-    run.save_figure(drawing)
-
-
 def check(o: Options) -> None:
     if o.jr == 0 and (o.num_projections != "1" or o.jr_fraction != 1):
         raise UserError("--num_projections and --jr_fraction take a --jr above 0")
@@ -317,23 +294,6 @@ def check(o: Options) -> None:
         raise UserError(f"--optimiser muon takes torch 2.9 or newer, not {torch.__version__}")
     if o.seeds > 1 and o.name is not None:
         raise UserError("--seeds above 1 takes no --name, since each run has a folder of its own")
-
-
-def finished(o: Options) -> dict[tuple[str, str], dict[int, dict]]:
-    """Results of the finished runs with the other options of `o`: (loss, method) -> seed -> …"""
-    free = {*METHOD, "seed", "loss_fn", "autograd"}
-    same = {key: value for key, value in o.identity().items() if key not in free}
-    groups: dict[tuple[str, str], dict[int, dict]] = {}
-    for config in finished_runs(Path(o.out_dir) / "accelerating_grokking", same):
-        method = {k: v for k, v in METHOD.items() if config[k] != v}
-        name = ",".join(k if config[k] is True else f"{k}={config[k]}" for k in method)
-        name = ",".join(filter(None, [name or "baseline", "autograd" * config["autograd"]]))
-        groups.setdefault((config["loss_fn"], name), {})[config["seed"]] = config["results"]
-    if not groups:
-        raise UserError(
-            f"--table finds no finished run with these options in --out_dir {o.out_dir}"
-        )
-    return groups
 
 
 def batches_of_runs(o: Options) -> Iterator[list[Run]]:
@@ -345,22 +305,19 @@ def batches_of_runs(o: Options) -> Iterator[list[Run]]:
     if o.torch_device().type == "cpu":  # where nothing is gained by it
         yield from ([run] for run in each)
         return
-    together = defaultdict(list)
-    for run in each:  # after an interruption seeds may be at different steps
-        together[run.step, run.finished].append(run)
-    yield from together.values()
+    yield from at_one_step(each)
 
 
 @command
 def main(argv=None) -> None:
     o = parse(Options, __doc__, argv)
     if o.compare:
-        compare("accelerating_grokking", o, COMPARED)
+        compare("accelerating_grokking", o, PANELS)
         return
     check(o)
     if o.table:
-        rows = table_rows(finished(o), LEVELS, PAPER)
-        write_tables(Path(o.out_dir) / "accelerating_grokking", rows)
+        folder = Path(o.out_dir) / "accelerating_grokking"
+        write_tables(folder, table_rows(by_method(folder, o, METHOD), LEVELS, PAPER))
         return
     data = images.load(o)
     for runs in batches_of_runs(o):
@@ -369,7 +326,7 @@ def main(argv=None) -> None:
         for run in runs:
             if not run.results():
                 store(run, data, run.options)
-            figure(run)
+            run.save_figure(metric_panels({"": run.metrics()}, PANELS, run.command()))
             print(run.folder)
 
 

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 import torch
 
-from lab import images, plots
+from lab import images
 from lab.batches import minibatch
 from lab.closed_form import ClosedForm
 from lab.commands import command
@@ -34,6 +34,7 @@ from lab.images import ImageOptions, accuracy
 from lab.kept import Kept
 from lab.models import relu_mlp
 from lab.options import option, parse
+from lab.plots import metric_panels
 from lab.runs import Run
 from lab.seeds import generator
 from lab.training import train
@@ -42,7 +43,7 @@ from utils import Centroids, JacobianRegulariser, jacobian
 CLASSES = 10
 GENERALISED = 0.85  # test accuracy, as in Table 1
 PROJECTIONS = (*map(str, range(1, CLASSES + 1)), "exact")
-COMPARED = {
+PANELS = {
     "accuracy": ("train_accuracy", "test_accuracy"),
     "norm of the centroids (mean)": ("centroid_norm",),
     "centroid alignment (mean)": ("alignment",),
@@ -120,34 +121,17 @@ def train_network(run: Run, data: images.Images, o: Options) -> None:
     train(run, update, measure, state)
 
 
-def figure(run: Run) -> None:
-    m = run.metrics()
-    drawing, (left, centre, right) = plots.panels(3, run.command())
-    blue = plots.COLOURS[0]
-    left.plot(m["step"], m["train_accuracy"], color=blue, label="train")
-    left.plot(m["step"], m["test_accuracy"], color=blue, ls="--", label="test")
-    left.set(ylabel="accuracy", ylim=(0, 1.02))
-    left.legend()
-    centre.plot(m["step"], m["centroid_norm"], color=blue)
-    centre.set(ylabel="norm of the centroids (mean)", yscale="log")
-    right.plot(m["step"], m["alignment"], color=blue)
-    right.set_ylabel("centroid alignment (mean)")
-    for panel in (left, centre, right):
-        plots.step_axis(panel, m["step"][-1])
-    run.save_figure(drawing)
-
-
 @command
 def main(argv=None) -> None:
     o = parse(Options, __doc__, argv)
     if o.compare:
-        compare("inhibiting_generalisation", o, COMPARED)
+        compare("inhibiting_generalisation", o, PANELS)
         return
     data = images.load(o)
     run = Run("inhibiting_generalisation", o)
     if not run.finished:
         train_network(run, data, o)
-    figure(run)
+    run.save_figure(metric_panels({"": run.metrics()}, PANELS, run.command()))
     print(run.folder)
 
 

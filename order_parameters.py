@@ -20,7 +20,6 @@ below what the control comes to, and its kernel alignment is 0.153, the control'
 
 import dataclasses
 import os
-from collections import defaultdict
 from dataclasses import dataclass
 
 import numpy
@@ -32,7 +31,7 @@ from lab.compare import compare
 from lab.errors import TrainingError, UserError
 from lab.modular import ModularMLP, ModularMLPs, ModularTask, modular_addition
 from lab.options import Shared, option, parse
-from lab.runs import Run, first_step, read_config, read_metrics
+from lab.runs import Run, at_one_step, first_step, read_config, read_metrics
 from lab.seeds import generator
 from lab.sweeps import finished, folder_of, run_all
 from lab.training import train_together
@@ -184,14 +183,10 @@ def one_run(o: Options) -> Run:
 
 def in_one_pass(grid: list[Options]) -> None:
     """Makes the runs that are not finished, all networks at once."""
-    together = defaultdict(list)
-    for o in grid:
-        run = Run(SCRIPT, o)
-        if not run.finished:  # after an interruption they may be at different steps
-            together[run.step].append(run)
-    for runs in together.values():
-        train_networks(runs)
-        for run in runs:
+    runs = [Run(SCRIPT, o) for o in grid]
+    for together in at_one_step(run for run in runs if not run.finished):
+        train_networks(together)
+        for run in together:
             figure(run, run.options)
 
 

@@ -65,7 +65,7 @@ class ClosedForm:
         """Replaces the parameters' `.grad` by the gradient.
 
         Args:
-            x: (B, D); for R networks (R, B, D).
+            x: (B, D); for R networks, or for one as if there were several, (R, B, D).
             loss_of: outputs (B, C) -> scalar loss; for R networks (R, B, C) -> (R,).
             weight: of the mean norm; 0 leaves it out. For a penalty that is not proportional to
                 the norm its derivative, a function of the mean norm.
@@ -75,6 +75,10 @@ class ClosedForm:
             the loss without the regulariser, and the mean norm (None without it), detached; for R
             networks both are (R,).
         """
+        if x.ndim == 3 and not self.stacked:  # plain products are faster than batches of one
+            (only,) = x
+            loss, norm = self.backward(only, lambda f: loss_of(f[None])[0], weight, points)
+            return loss[None], None if norm is None else norm[None]
         weights = self.stacked or [layers[0].weight.detach() for layers in self.layers]
         replicas, (batch, _) = x.shape[:-2], x.shape[-2:]
         part = batch if points is None else points

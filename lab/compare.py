@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import textwrap
 from pathlib import Path
-
-import numpy
 
 from lab import plots
 from lab.errors import UserError
@@ -14,7 +11,6 @@ from lab.options import Shared
 from lab.provenance import command_line
 from lab.runs import read_config, read_metrics, write_figure
 
-STYLES = ("-", "--", ":", "-.")
 LONGEST = 120  # characters of a file's name that runs' names fill
 
 
@@ -47,47 +43,12 @@ def compare(
                 f"--compare takes runs of {script}.py with measurements; {name} has no column "
                 f"{missing[0]!r}"
             )
-    drawing, axes = plots.panels(len(panels), command_line())
-    for axis, (label, columns) in zip(numpy.atleast_1d(axes), panels.items(), strict=True):
-        for colour, (name, m) in zip(itertools.cycle(plots.COLOURS), runs.items(), strict=False):
-            for style, column in zip(STYLES, columns, strict=False):
-                kind = {"ls": style} if against == "step" else {"ls": "", "marker": "o", "ms": 4}
-                there = numpy.isfinite(m[column])  # not every step may have been measured
-                axis.plot(
-                    m[against][there],
-                    m[column][there],
-                    color=colour,
-                    label=_wrapped(name) if style == "-" else None,
-                    **kind,
-                )
-        if len(columns) > 1:  # the styles, below the runs
-            for style, column in zip(STYLES, columns, strict=False):
-                axis.plot([], [], color="#666666", ls=style, label=column)
-            axis.legend()
-        if _wide(numpy.concatenate([m[column] for m in runs.values() for column in columns])):
-            axis.set_yscale("log")
-        axis.set_ylabel(label)
-        if against == "step":
-            plots.step_axis(axis, max(m["step"][-1] for m in runs.values()))
-        else:
-            axis.set_xlabel(against)
-    numpy.atleast_1d(axes)[0].legend()
+    drawing = plots.metric_panels(runs, panels, command_line(), against)
     title = " against ".join(name.replace("/", "_") for name in runs)
     if len(title) > LONGEST:
         title = f"{title[:LONGEST]}… ({len(runs)} runs)"
     write_figure(above / f"{title}.png", drawing)
     print(above / f"{title}.png")
-
-
-def _wrapped(name: str) -> str:
-    """A run's name in lines short enough for a legend."""
-    return textwrap.fill(name.replace(",", ", "), 32)
-
-
-def _wide(values: numpy.ndarray) -> bool:
-    """Whether a logarithmic axis serves them: positive, over 100 times apart, and no shares."""
-    values = values[numpy.isfinite(values)]
-    return bool(values.size and values.min() > 0 and values.max() > max(1.0, 100 * values.min()))
 
 
 def run_folder(flag: str, given: str, above: Path) -> Path:

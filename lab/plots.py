@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import textwrap
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +15,7 @@ from matplotlib.figure import Figure
 
 # Okabe and Ito's palette, told apart with every kind of colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+LINES = ("-", "--", ":", "-.")
 SEQUENTIAL = "viridis"
 STYLE = {
     "figure.dpi": 120,
@@ -43,6 +45,52 @@ def panels(columns: int, command: str, rows: int = 1) -> tuple[Figure, Any]:
             textwrap.fill(command, 70 * columns), fontsize=9, family="monospace", color="#444444"
         )
     return figure, axes
+
+
+def metric_panels(
+    runs: dict[str, dict[str, numpy.ndarray]],
+    contents: dict[str, tuple[str, ...]],
+    command: str,
+    against: str = "step",
+) -> Figure:
+    """Columns of metrics.csv in a row of panels, for one run or several, one colour each.
+
+    Args:
+        runs: name, for the legend -> columns; the name of a single run is not shown.
+        contents: label of a panel's vertical axis -> columns, one to four, in the line styles
+            solid, dashed, dotted and dash-dotted.
+        command: for the line beneath.
+        against: column of the horizontal axis; any but the step is drawn as points.
+    """
+    figure, axes = panels(len(contents), command)
+    axes = numpy.atleast_1d(axes)
+    for axis, (label, names) in zip(axes, contents.items(), strict=True):
+        for colour, (run, m) in zip(itertools.cycle(COLOURS), runs.items(), strict=False):
+            shown = textwrap.fill(run.replace(",", ", "), 32) if len(runs) > 1 else None
+            for style, name in zip(LINES, names, strict=False):
+                kind = {"ls": style} if against == "step" else {"ls": "", "marker": "o", "ms": 4}
+                there = numpy.isfinite(m[name])  # not every step may have been measured
+                axis.plot(m[against][there], m[name][there], color=colour, label=shown, **kind)
+                shown = None  # once a run
+        if len(names) > 1:  # the styles, below the runs
+            for style, name in zip(LINES, names, strict=False):
+                axis.plot([], [], color="#666666", ls=style, label=name.replace("_", " "))
+        if len(names) > 1 or (len(runs) > 1 and axis is axes[0]):
+            axis.legend()
+        if _wide(numpy.concatenate([m[name] for m in runs.values() for name in names])):
+            axis.set_yscale("log")
+        axis.set_ylabel(label)
+        if against == "step":
+            step_axis(axis, max(m["step"][-1] for m in runs.values()))
+        else:
+            axis.set_xlabel(against)
+    return figure
+
+
+def _wide(values: numpy.ndarray) -> bool:
+    """Whether a logarithmic axis serves them: positive, over 100 times apart, and no shares."""
+    values = values[numpy.isfinite(values)]
+    return bool(values.size and values.min() > 0 and values.max() > max(1.0, 100 * values.min()))
 
 
 def step_axis(axes: Axes, last: float) -> None:

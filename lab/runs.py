@@ -11,7 +11,8 @@ import contextlib
 import csv
 import os
 import pickle
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -215,6 +216,14 @@ class Run:
             lines.append(",".join(str(int(v)) if k == "step" else repr(v) for k, v in row.items()))
         text = "".join(line + "\n" for line in lines)
         _replace(self.folder / "metrics.csv", lambda file: file.write(text.encode()))
+
+
+def at_one_step(runs: Iterable[Run]) -> list[list[Run]]:
+    """Groups that can be trained together: after an interruption runs may be at different steps."""
+    groups = defaultdict(list)
+    for run in runs:
+        groups[run.step, run.finished].append(run)
+    return list(groups.values())
 
 
 def write_figure(path: Path, figure: Any) -> None:

@@ -4,32 +4,47 @@ from __future__ import annotations
 
 import csv
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from lab.errors import UserError
+from lab.options import Shared
 from lab.runs import read_config
 
 
-def finished_runs(folder: str | Path, same: dict[str, object]) -> Iterator[dict[str, Any]]:
-    """Configurations of the finished runs in `folder` that have results and the options `same`.
+def by_method(
+    folder: Path, o: Shared, method: dict[str, Any]
+) -> dict[tuple[str, str], dict[int, dict[str, Any]]]:
+    """Results of the finished runs in `folder`: (loss, method) -> seed -> what the run stored.
 
     Args:
         folder: holds one folder a run.
-        same: options and the values that a run must have.
+        o: runs count that agree with it in all options but `method`'s, `loss_fn` and `seed`.
+        method: options that tell the methods apart, and their values in the one called baseline.
 
     Raises:
-        UserError: if a config.yaml is damaged.
+        UserError: if there is none, or a config.yaml is damaged.
     """
-    for path in sorted(Path(folder).glob("*/config.yaml")):
+    free = {*method, "seed", "loss_fn"}
+    same = {key: value for key, value in o.identity().items() if key not in free}
+    groups: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
+    for path in sorted(folder.glob("*/config.yaml")):
         config = read_config(path)
         if (
             "results" in config
             and "finished" in config["provenance"]
             and all(config.get(key) == value for key, value in same.items())
         ):
-            yield config
+            differing = [key for key, value in method.items() if config.get(key, value) != value]
+            name = ",".join(k if config[k] is True else f"{k}={config[k]}" for k in differing)
+            group = groups.setdefault((config["loss_fn"], name or "baseline"), {})
+            group[config["seed"]] = config["results"]
+    if not groups:
+        raise UserError(
+            f"--table finds no finished run with these options in --out_dir {o.out_dir}"
+        )
+    return groups
 
 
 def speed_ups(baseline: dict[int, float], method: dict[int, float]) -> list[float]:

@@ -9,14 +9,14 @@ import torch
 import yaml
 
 import accelerating_grokking
-from accelerating_grokking import LEVELS, PAPER
+from accelerating_grokking import LEVELS, METHOD, PAPER
 from helpers import interrupt, run
 from lab.closed_form import ClosedForm
 from lab.errors import Interrupted
 from lab.models import relu_mlp
 from lab.runs import Run, first_step, read_metrics
 from lab.seeds import generator
-from lab.speedups import table_rows
+from lab.speedups import by_method, table_rows
 from lab.training import train_together
 from utils import JacobianRegulariser, jacobian
 
@@ -111,6 +111,8 @@ def test_closed_form_of_several_networks_at_once(weight, points):
             torch.testing.assert_close(norm[r], norms[r])
         for p, gradient in zip(network.parameters(), alone[r], strict=True):
             torch.testing.assert_close(p.grad, gradient, rtol=1e-10, atol=1e-13)
+    with pytest.raises(ValueError, match="too many values"):
+        ClosedForm(regulariser).backward(x, loss_of)
     # An optimiser that moves one network moves what the next pass uses.
     with torch.no_grad():
         next(networks[1].parameters()).mul_(2)
@@ -297,7 +299,8 @@ def test_tables_pair_runs_by_seed(capsys):
     write_run("e", 2, 1, 0.02, jr=1e-3)  # no baseline of this seed
     write_run("f", 0, None, 0.01, grokfast=True)  # did not arrive
     write_run("g", 0, 5, 0.01, width=7)  # another network
-    found = accelerating_grokking.finished(accelerating_grokking.Options())
+    folder = Path("runs/accelerating_grokking")
+    found = by_method(folder, accelerating_grokking.Options(), METHOD)
     first, second = table_rows(found, LEVELS, PAPER)
     rows = {row["method"]: row for row in first}
     assert first[0]["method"] == "baseline"
