@@ -296,22 +296,24 @@ def figure(run: Run, o: Options, events: dict[str, int | None]) -> None:
     m = run.metrics()
     blue, vermilion, green, *_, black = plots.COLOURS
     drawing, (left, middle, right) = plots.panels(3, run.command())
-    left.plot(m["step"], m["train_accuracy"], color=black, ls="--", label="train")
-    left.plot(m["step"], m["test_accuracy"], color=black, label="test")
+    lines = [
+        (left, "train_accuracy", "train", black, "--"),
+        (left, "test_accuracy", "test", black, "-"),
+        (middle, "margin_alignment", "margin, training points", vermilion, "-"),
+        (middle, "test_margin_alignment", "margin, test points", blue, "-"),
+        (right, "jacobian_norm", "Jacobian, mean", vermilion, "-"),
+        (right, "parameter_norm", "parameters", green, "-"),
+    ]
     if o.task == "parity":
-        share = "gradient, relevant share"
-        left.plot(m["step"], m["relevant_share"], color=blue, label=share)
+        lines += [(left, "relevant_share", "gradient, relevant share", blue, "-")]
         # x has entries ±1, so that no vector confined to k of them is closer to it.
         middle.axhline((o.k / o.n) ** 0.5, color="#888888", ls=":", lw=1.5, label="√(k/n)")
     else:
-        sequences = m["test_sequence_accuracy"]
-        left.plot(m["step"], sequences, color=blue, label="test, whole sequences")
-        of_centroid = "centroid, training points"
-        middle.plot(m["step"], m["mean_alignment"], color=green, label=of_centroid)
-    middle.plot(m["step"], m["margin_alignment"], color=vermilion, label="margin, training points")
-    middle.plot(m["step"], m["test_margin_alignment"], color=blue, label="margin, test points")
-    right.plot(m["step"], m["jacobian_norm"], color=vermilion, label="Jacobian, mean")
-    right.plot(m["step"], m["parameter_norm"], color=green, label="parameters")
+        lines += [
+            (left, "test_sequence_accuracy", "test, whole sequences", blue, "-"),
+            (middle, "mean_alignment", "centroid, training points", green, "-"),
+        ]
+    plots.curves(m, lines)
     right.set_yscale("log")
     names = ("accuracy", "mean alignment", "Frobenius norm")
     for axes, name in zip((left, middle, right), names, strict=True):

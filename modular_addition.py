@@ -205,7 +205,7 @@ def figure(run: Run, o: Options) -> None:
     alignment.fill_between(
         m["step"], m["alignment_min"], m["alignment_max"], color=blue, alpha=0.25, lw=0
     )
-    for axes, column, label, colour, style in (
+    lines = (
         (accuracies, "train_accuracy", "train", black, "--"),
         (accuracies, "test_accuracy", "test", black, "-"),
         (accuracies, "test_accuracy_unmirrored", "test, neither order trains", blue, "-"),
@@ -213,8 +213,9 @@ def figure(run: Run, o: Options) -> None:
         (ginis, "gini_embedding", "embedding $W_E$", vermilion, "-"),
         (ginis, "gini_unembedding", "unembedding $W_U$", green, "-"),
         (ginis, "gini_logit_map", "logit map $W_U W_{out}$", green, "--"),
-    ):
-        axes.plot(m["step"], m[column], color=colour, ls=style, label=label)
+    )
+    plots.curves(m, lines)
+    for axes in (accuracies, alignment, ginis):
         plots.step_axis(axes, m["step"][-1])
     before, after = network_of(o).state_dict(), run.saved_state("network")
     for moment, state, style in (("before", before, ":"), ("after", after, "-")):

@@ -173,34 +173,28 @@ def figure(run: Run, o: Options) -> None:
     (accuracies, norms, orders), (before, after, spectrum) = axes
     blue, orange, green, pink = plots.COLOURS[:4]
 
-    error = m["train_error"].max()
-    accuracies.plot(m["time"], m["train_accuracy"], color=blue, ls="--", label="train, flow")
-    accuracies.plot(m["time"], m["test_accuracy"], color=blue, label="test, flow")
-    accuracies.set_title(f"the flow's train error ≤ {error:.0e}", fontsize=10)
+    lines = [
+        (accuracies, "train_accuracy", "train, flow", blue, "--"),
+        (accuracies, "test_accuracy", "test, flow", blue, "-"),
+        (norms, "squared_norm", "flow, ‖W₁‖² + ‖W₂‖²", blue, "-"),
+        (norms, "squared_norm_1", "flow, ‖W₁‖²", blue, "--"),
+        (norms, "squared_norm_2", "flow, ‖W₂‖²", blue, ":"),
+        (orders, "frequency_dominance", "frequency dominance", blue, "-"),
+        (orders, "orthogonality", "orthogonality", pink, "-"),
+        (orders, "ellipticity", "ellipticity", green, "-"),
+        (orders, "norm_spread", "norm spread", orange, "-"),
+    ]
+    if o.sgd:
+        lines += [
+            (accuracies, "trained_train_accuracy", f"train, {o.optimiser}", orange, "--"),
+            (accuracies, "trained_test_accuracy", f"test, {o.optimiser}", orange, "-"),
+            (norms, "trained_squared_norm", o.optimiser, orange, "-"),
+        ]
+    plots.curves(m, lines, against="time")
+    accuracies.set_title(f"the flow's train error ≤ {m['train_error'].max():.0e}", fontsize=10)
     accuracies.set_ylabel("accuracy")
-    norms.plot(m["time"], m["squared_norm"], color=blue, label="flow, ‖W₁‖² + ‖W₂‖²")
-    norms.plot(m["time"], m["squared_norm_1"], color=blue, lw=1, ls="--", label="flow, ‖W₁‖²")
-    norms.plot(m["time"], m["squared_norm_2"], color=blue, lw=1, ls=":", label="flow, ‖W₂‖²")
     norms.set_yscale("log")
     norms.set_ylabel("squared norm")
-    if o.sgd:
-        accuracies.plot(
-            m["time"],
-            m["trained_train_accuracy"],
-            color=orange,
-            ls="--",
-            label=f"train, {o.optimiser}",
-        )
-        accuracies.plot(
-            m["time"], m["trained_test_accuracy"], color=orange, label=f"test, {o.optimiser}"
-        )
-        norms.plot(m["time"], m["trained_squared_norm"], color=orange, label=o.optimiser)
-    for colour, key in zip(
-        (blue, pink, green, orange),
-        ("frequency_dominance", "orthogonality", "ellipticity", "norm_spread"),
-        strict=True,
-    ):
-        orders.plot(m["time"], m[key], color=colour, label=key.replace("_", " "))
     orders.set_ylabel("measure of the embedding")
     orders.set_ylim(-0.03, 1.03)
     for panel in (accuracies, norms, orders):

@@ -238,42 +238,24 @@ def figure(run: Run) -> None:
     drawing.colorbar(image, ax=maps, label="share of the logits' energy", extend="both")
 
     left, middle, right = curves
-    colours = plots.COLOURS
-    left.plot(m["step"], m["train_accuracy"], color=colours[-1], ls="--", label="train accuracy")
-    left.plot(m["step"], m["test_accuracy"], color=colours[-1], label="test accuracy")
+    blue, orange, green, pink, _, sky, black = plots.COLOURS
+    least, most = m["low_fraction_least"], m["low_fraction_most"]
+    every = "low fraction, every relabelling"
+    middle.fill_between(m["step"], least, most, color=sky, alpha=0.35, lw=0, label=every)
+    lines = (
+        (left, "train_accuracy", "train accuracy", black, "--"),
+        (left, "test_accuracy", "test accuracy", black, "-"),
+        (middle, "low_fraction", "low fraction", blue, "-"),
+        (middle, "low_fraction_relabelled", "low fraction, one relabelling", orange, "--"),
+        (middle, "laplacian_energy", "Laplacian energy", black, ":"),
+        (right, "diagonal_fraction", "diagonal fraction", blue, "-"),
+        (right, "top10_share", "share of the ten strongest modes", orange, "-"),
+        (right, "inverse_participation", "inverse participation", green, "-"),
+        (right, "spectral_entropy", "spectral entropy", pink, "-"),
+    )
+    plots.curves(m, lines)
     left.set_ylabel("accuracy")
-    middle.fill_between(
-        m["step"],
-        m["low_fraction_least"],
-        m["low_fraction_most"],
-        color=colours[5],
-        alpha=0.35,
-        lw=0,
-        label="low fraction, every relabelling",
-    )
-    middle.plot(m["step"], m["low_fraction"], color=colours[0], label="low fraction")
-    middle.plot(
-        m["step"],
-        m["low_fraction_relabelled"],
-        color=colours[1],
-        ls="--",
-        label="low fraction, one relabelling",
-    )
-    middle.plot(
-        m["step"], m["laplacian_energy"], color=colours[-1], ls=":", label="Laplacian energy"
-    )
     middle.set_ylabel("depends on the residues' names")
-    for colour, (column, name) in zip(
-        colours,
-        {
-            "diagonal_fraction": "diagonal fraction",
-            "top10_share": "share of the ten strongest modes",
-            "inverse_participation": "inverse participation",
-            "spectral_entropy": "spectral entropy",
-        }.items(),
-        strict=False,
-    ):
-        right.plot(m["step"], m[column], color=colour, label=name)
     right.set_ylabel("does not depend on their names")
     for axes in curves:
         for event in ("memorised_at", "grokked_at"):

@@ -100,6 +100,12 @@ def step_axis(axes: Axes, last: float) -> None:
     axes.set_xlabel("step")
 
 
+def curves(m: dict[str, numpy.ndarray], lines: Any, against: str = "step") -> None:
+    """Columns of metrics.csv as lines, each (axes, column, label, colour, line style)."""
+    for axes, column, label, colour, style in lines:
+        axes.plot(m[against], m[column], color=colour, ls=style, label=label)
+
+
 def coloured_line(
     axes: Axes, x: Any, y: Any, colour: Any, colour_name: str, norm: Normalize | None = None
 ) -> None:
