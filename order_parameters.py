@@ -16,6 +16,13 @@ strongest frequency is 0.10, 0.66, 0.82 (0.09), the alignment of the hidden unit
 0.19 (0.005). All four begin to rise while the test accuracy is 0.00. The sibling project's RQI
 stays 0; at step 14,366 its effective rank, participation ratio and signal-to-noise ratio are still
 below what the control comes to, and its kernel alignment is 0.153, the control's at most 0.146.
+
+The grid at p = 59, 2 seeds, 46 minutes on one thread (--sweep --p 59 --train_fraction 0.4 --lr 1e-2
+--beta2 0.98 --stop_at 0.99 --steps 15000 --num_logs 64 --seeds 2): weight decay decides. Grokking
+comes at step 920 to 1,254 with 1 (half-way only at alpha 0.5), 5,915 to 8,066 with 0.1, and not
+with less; alpha delays memorising, from step 26 to 143. Of all order parameters the neurons'
+dominance and the hidden units' alignment alone keep the 14 runs that grokked apart from the 16 with
+a decay of 0.01 or less.
 """
 
 import dataclasses
