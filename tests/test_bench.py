@@ -394,6 +394,24 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(parsed):
     assert Run("toy", parsed(*words)).step == 7
 
 
+def test_commands_count_denormal_numbers_as_zero():
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this CPU cannot")
+    torch.set_flush_denormal(False)
+    products = []
+
+    @commands.command
+    def main(argv):
+        products.append(torch.full((64,), 1e-39) * 0.5)
+
+    try:
+        assert (torch.full((64,), 1e-39) * 0.5 > 0).all()
+        assert main([]) == 0
+        assert (products[0] == 0).all()
+    finally:
+        torch.set_flush_denormal(False)
+
+
 def test_commands_turn_errors_into_exit_codes(capsys):
     for error, code in ((UserError("bad"), 2), (TrainingError("nan"), 1), (None, 0)):
 
