@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import math
 import os
 import pickle
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -49,6 +51,7 @@ class Run:
         self.seconds = 0.0
         self.finished = False
         self._saved: dict[str, Any] = {}
+        self._written = -math.inf  # when metrics.csv was, in seconds
         self._open()
 
     def metrics(self) -> dict[str, numpy.ndarray]:
@@ -56,9 +59,13 @@ class Run:
         return columns(self.rows)
 
     def record(self, step: int, values: dict[str, Any]) -> None:
-        """Adds a row to metrics.csv; `step` counts the updates made before it."""
+        """Adds a row; `step` counts the updates made before it.
+
+        metrics.csv has it within a second or so, and as soon as the checkpoint is written.
+        """
         self.rows.append({"step": step, **{key: float(value) for key, value in values.items()}})
-        self._write_metrics()
+        if time.monotonic() - self._written >= 1:  # since all rows are written each time
+            self._write_metrics()
 
     def save(self, step: int, seconds: float, state: dict[str, Any], finished: bool) -> None:
         """Writes the checkpoint: the state after `step` updates, and the rows until then.
@@ -78,6 +85,7 @@ class Run:
             "state": {name: _state_of(part) for name, part in state.items()},
         }
         _replace(self.folder / "checkpoint.pt", lambda file: torch.save(content, file))
+        self._write_metrics()
         self.step, self.seconds, self.finished = step, seconds, finished
         self._saved = content["state"]
         if finished:
@@ -216,6 +224,7 @@ class Run:
             lines.append(",".join(str(int(v)) if k == "step" else repr(v) for k, v in row.items()))
         text = "".join(line + "\n" for line in lines)
         _replace(self.folder / "metrics.csv", lambda file: file.write(text.encode()))
+        self._written = time.monotonic()
 
 
 def at_one_step(runs: Iterable[Run]) -> list[list[Run]]:
