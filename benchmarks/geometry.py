@@ -8,6 +8,7 @@ changes; the least of several.
     python benchmarks/geometry.py
 """
 
+import functools
 import sys
 import time
 from pathlib import Path
@@ -68,22 +69,28 @@ def main():
     """Prints seconds both ways, their ratio and the largest difference."""
     torch.set_num_threads(1)
     draws = generator(0)
-    x = torch.randn(1024, 784, generator=draws, dtype=torch.float64)
-    scalar = relu_mlp([784, 64, 1], draws)
-    classes = relu_mlp([784, 196, 196, 196, 10], draws)
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, float64")
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
     print(f"{'':44} {'loop, s':>10} {'ours, s':>10} {'ratio':>7}   difference")
-    for name, plain in (
-        (
-            "both gradients a pair",
-            lambda: torch.stack([kernel_of_pair(scalar, x[0], point) for point in x]),
-        ),
-        ("one gradient a point", lambda: kernel_by_loop(scalar, x[0], x)),
-    ):
-        for way, row in (("closed form", relu_kernel_row), ("one jvp", kernel_row)):
-            compare(f"kernel, {name} / {way}", plain, lambda row=row: row(scalar, x[0], x))
-    pc1 = PC1(classes)
-    compare("PC1 of 64 points", lambda: explained_by_loop(classes, x[:64]), lambda: pc1(x[:64]))
+    for dtype in (torch.float64, torch.float32):
+        print(dtype)
+        x = torch.randn(1024, 784, generator=draws, dtype=dtype)
+        scalar = relu_mlp([784, 64, 1], draws).to(dtype)
+        loops = {
+            "both gradients a pair": lambda x=x, f=scalar: torch.stack(
+                [kernel_of_pair(f, x[0], point) for point in x]
+            ),
+            "one gradient a point": lambda x=x, f=scalar: kernel_by_loop(f, x[0], x),
+        }
+        for name, plain in loops.items():
+            for way, row in (("closed form", relu_kernel_row), ("one jvp", kernel_row)):
+                fast = functools.partial(row, scalar, x[0], x)
+                compare(f"kernel, {name} / {way}", plain, fast)
+        pc1 = PC1(relu_mlp([784, 196, 196, 196, 10], draws).to(dtype))
+        compare(
+            "PC1 of 64 points",
+            lambda x=x, f=pc1.model: explained_by_loop(f, x[:64]),
+            functools.partial(pc1, x[:64]),
+        )
 
 
 if __name__ == "__main__":
