@@ -5,8 +5,7 @@ its linear regions (Balestriero et al. 2019). Their cut with a two-dimensional p
 by layer, after Humayun et al. 2023 (SplineCam): on a polygon on which everything before is affine,
 every unit of the next activation is zero on a line, and these lines cut the polygon into pieces.
 
-A network is a `Sequential`, nested at will, of `Linear`, `Conv2d`, `AvgPool2d`, `Flatten`,
-`Identity`, batch normalisation in eval mode, `ReLU`, `LeakyReLU`, and `Residual` for sums.
+The networks are those of lab/piecewise.py; how polygons are cut is in lab/polygons.py.
 """
 
 from __future__ import annotations
@@ -21,23 +20,11 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from lab.errors import UserError
+from lab.piecewise import advance, inactive_slope, run_gated, steps_of, widths_of
+from lab.polygons import Polygons, cross, halves, widened
 from utils import jacobian
 
-AFFINE = (nn.Linear, nn.Conv2d, nn.AvgPool2d, nn.Flatten, nn.Identity)
-NORMALISATIONS = (nn.BatchNorm1d, nn.BatchNorm2d)
-ACTIVATIONS = (nn.ReLU, nn.LeakyReLU)
 BLOCK = 2**21  # units times polygons that are looked at together, of 8 bytes and a few copies
-
-
-class Residual(nn.Module):
-    """shortcut(x) + body(x); without a shortcut x + body(x)."""
-
-    def __init__(self, body: nn.Module, shortcut: nn.Module | None = None) -> None:
-        super().__init__()
-        self.body, self.shortcut = body, shortcut or nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.shortcut(x) + self.body(x)
 
 
 @dataclass
@@ -117,13 +104,13 @@ class Regions:
 
     def areas(self) -> NDArray:
         """(R,), in squared units of the input."""
-        return _cross(self.corners, numpy.roll(self.corners, -1, 1)).sum(1) / 2
+        return cross(self.corners, numpy.roll(self.corners, -1, 1)).sum(1) / 2
 
     def distances(self, at: ArrayLike) -> NDArray:
         """(R,), from the point (s, t) to the nearest side of each region; negative outside."""
         edges = numpy.roll(self.corners, -1, 1) - self.corners
         lengths = numpy.linalg.norm(edges, axis=2)
-        heights = _cross(edges, at - self.corners) / numpy.where(lengths > 0, lengths, 1.0)
+        heights = cross(edges, at - self.corners) / numpy.where(lengths > 0, lengths, 1.0)
         return numpy.where(lengths > 0, heights, numpy.inf).min(1)
 
     def around(self, at: ArrayLike) -> tuple[int, float]:
@@ -149,7 +136,7 @@ def partition(
     the only regions to be missed are slivers thinner than that.
 
     Args:
-        network: of the layers that this module lists.
+        network: of the layers that lab/piecewise.py lists.
         where: the plane.
         window: (V, 2), corners in anticlockwise order.
         limit: of the number of regions.
@@ -161,13 +148,13 @@ def partition(
         UserError: if there are more regions than `limit`.
     """
     network = copy.deepcopy(network).double().cpu().requires_grad_(False)
-    steps = list(_steps(network))
+    steps = list(steps_of(network))
     window = numpy.asarray(window, dtype=float)
     reach = numpy.linalg.norm(window, axis=1).max()
     # Every affine map is carried as its values at three fixed points of the plane, on which an
     # affine layer then acts as on any others.
     frame = where.points(reach * numpy.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]))
-    widths = _widths(steps, frame[:1])
+    widths = widths_of(steps, frame[:1])
     search = _Search(
         steps=steps,
         reach=reach,
@@ -179,7 +166,7 @@ def partition(
         limit=limit,
         tolerance=tolerance * numpy.linalg.norm(window[:, None] - window, axis=2).max(),
     )
-    whole = _Polygons(window[None], numpy.array([len(window)]), numpy.zeros(1, numpy.uint64))
+    whole = Polygons(window[None], numpy.array([len(window)]), numpy.zeros(1, numpy.uint64))
     leaves = [
         (polygons, *_pieces(steps, values, gates, reach, frame.shape[1:]))
         for polygons, values, gates in search.leaves(0, whole, [frame], [])
@@ -188,7 +175,7 @@ def partition(
     width = max(part.corners.shape[1] for part in polygons)
     return Regions(
         where,
-        numpy.concatenate([_widened(part.corners, width) for part in polygons]),
+        numpy.concatenate([widened(part.corners, width) for part in polygons]),
         numpy.concatenate([part.sides for part in polygons]),
         numpy.concatenate([part.patterns for part in polygons]),
         *(numpy.concatenate(parts) for parts in list(zip(*leaves, strict=True))[1:]),
@@ -202,46 +189,28 @@ def radii(network: nn.Module, x: Tensor) -> Tensor:
     which the units would be zero if the others kept their slopes.
 
     Args:
-        network: of the layers that this module lists, which it is refused for otherwise.
+        network: of the layers that lab/piecewise.py lists, which it is refused for otherwise.
         x: (B, *input).
     """
     network = copy.deepcopy(network).double().cpu().requires_grad_(False)
-    steps = list(_steps(network))
+    steps = list(steps_of(network))
     x = x.detach().double().cpu()
 
     def units(x: Tensor) -> Tensor:  # (B, *input) → (B, n), before their activations
         values, at, before = [x], 0, []
-        while (at := _advance(steps, at, values)) < len(steps):
+        while (at := advance(steps, at, values)) < len(steps):
             before.append(values[-1].flatten(1))
             values[-1] = steps[at](values[-1].clone())
             at += 1
         return torch.cat(before, 1)
 
-    size = max(1, 8 * BLOCK // (sum(_widths(steps, x[:1])) * x[0].numel()))
+    size = max(1, 8 * BLOCK // (sum(widths_of(steps, x[:1])) * x[0].numel()))
     nearest = []
     for part in x.split(size):
         slopes = torch.linalg.vector_norm(jacobian(units, part), dim=2)
         distances = torch.where(slopes > 0, units(part).abs() / slopes, torch.inf)
         nearest.append(distances.min(1).values)
     return torch.cat(nearest)
-
-
-@dataclass
-class _Polygons:
-    corners: NDArray  # (P, V, 2)
-    sides: NDArray  # (P,)
-    patterns: NDArray  # (P,)
-
-    def __len__(self) -> int:
-        return len(self.sides)
-
-    def __getitem__(self, rows) -> _Polygons:
-        return _Polygons(self.corners[rows], self.sides[rows], self.patterns[rows])
-
-    def centres(self) -> NDArray:
-        """(P, 2), the means of the corners, inside."""
-        real = numpy.arange(self.corners.shape[1]) < self.sides[:, None]
-        return (self.corners * real[..., None]).sum(1) / self.sides[:, None]
 
 
 @dataclass
@@ -255,8 +224,8 @@ class _Search:
     found: int = 1  # regions so far
 
     def leaves(
-        self, at: int, polygons: _Polygons, values: list[Tensor], gates: list[Tensor]
-    ) -> Iterator[tuple[_Polygons, Tensor, list[Tensor]]]:
+        self, at: int, polygons: Polygons, values: list[Tensor], gates: list[Tensor]
+    ) -> Iterator[tuple[Polygons, Tensor, list[Tensor]]]:
         """Cuts by the activations from step `at` on.
 
         Depth first and in blocks, so that only one block a layer is in memory.
@@ -264,17 +233,17 @@ class _Search:
         Args:
             at: the next step.
             polygons: P of them.
-            values: the stack of `_advance`, each (3 P, *shape), at the three points.
+            values: the stack of `advance`, each (3 P, *shape), at the three points.
             gates: slopes (P, *shape) of the activations before.
         """
         values = list(values)
-        at = _advance(self.steps, at, values)
+        at = advance(self.steps, at, values)
         if at == len(self.steps):
             yield polygons, values[-1], gates
             return
         lines = _lines(values[-1], self.reach)  # (P, 3, n)
         pieces, parents = self.cut(polygons, lines)
-        keys, slope = self.keys[len(gates)], _slope(self.steps[at])
+        keys, slope = self.keys[len(gates)], inactive_slope(self.steps[at])
         for start in range(0, len(pieces), self.block):
             block = pieces[start : start + self.block]
             of = parents[start : start + self.block]
@@ -291,7 +260,7 @@ class _Search:
                 at + 1, block, inherited, [*(before[rows] for before in gates), gate]
             )
 
-    def cut(self, polygons: _Polygons, lines: NDArray) -> tuple[_Polygons, NDArray]:
+    def cut(self, polygons: Polygons, lines: NDArray) -> tuple[Polygons, NDArray]:
         """All pieces of P polygons by n lines each, and which polygon (rows) each is a piece of.
 
         Args:
@@ -317,62 +286,17 @@ class _Search:
                     f"the slice holds more than {self.limit} regions; take a smaller slice or a "
                     "higher limit"
                 )
-            (above, n_above), (below, n_below) = _halves(corners[rows], sides[rows], heights)
+            (above, n_above), (below, n_below) = halves(corners[rows], sides[rows], heights)
             width = max(corners.shape[1], above.shape[1])
-            corners = _widened(corners, width)
-            corners[rows], sides[rows] = _widened(above, width), n_above
-            corners = numpy.concatenate([corners, _widened(below, width)])
+            corners = widened(corners, width)
+            corners[rows], sides[rows] = widened(above, width), n_above
+            corners = numpy.concatenate([corners, widened(below, width)])
             sides = numpy.concatenate([sides, n_below])
             parents = numpy.concatenate([parents, parents[rows]])
         # Neighbours in one block, and no more corners than the polygons have.
         order = parents.argsort(kind="stable")
-        pieces = _Polygons(corners[:, : sides.max()], sides, polygons.patterns[parents])
+        pieces = Polygons(corners[:, : sides.max()], sides, polygons.patterns[parents])
         return pieces[order], parents[order]
-
-
-def _halves(
-    corners: NDArray, sides: NDArray, heights: NDArray
-) -> tuple[tuple[NDArray, NDArray], tuple[NDArray, NDArray]]:
-    """Corners and their numbers of the parts above and below the line of each of P polygons.
-
-    Args:
-        corners: (P, V, 2).
-        sides: (P,).
-        heights: (P, V), of the corners over the line, of both signs; 0 for a corner on the line.
-    """
-    rows, slots = numpy.arange(len(corners)), numpy.arange(corners.shape[1])
-    real = slots < sides[:, None]
-    before = numpy.take_along_axis(heights, (slots - 1) % sides[:, None], 1)
-
-    def stretch(inside: NDArray, before_inside: NDArray) -> tuple[NDArray, NDArray]:
-        """Of a convex polygon's corners, those on one side follow each other: start, number."""
-        return (inside & ~before_inside & real).argmax(1), (inside & real).sum(1)
-
-    def crossing(a: NDArray, b: NDArray) -> NDArray:
-        """Where the side from corner a, above the line, to b, on or below it, meets the line."""
-        share = heights[rows, a] / (heights[rows, a] - heights[rows, b])
-        return corners[rows, a] + share[:, None] * (corners[rows, b] - corners[rows, a])
-
-    up, n_up = stretch(heights > 0, before > 0)
-    down, n_down = stretch(heights < 0, before < 0)
-    last = (up + n_up - 1) % sides
-    leaving, entering = crossing(last, (last + 1) % sides), crossing(up, (up - 1) % sides)
-
-    def half(start: NDArray, number: NDArray, first: NDArray, second: NDArray):
-        slots = numpy.arange(number.max() + 2)
-        part = corners[rows[:, None], (start[:, None] + slots) % sides[:, None]]
-        part = numpy.where((slots >= number[:, None])[..., None], first[:, None], part)
-        return numpy.where((slots > number[:, None])[..., None], second[:, None], part), number + 2
-
-    above, below = half(up, n_up, leaving, entering), half(down, n_down, entering, leaving)
-    width = max(above[0].shape[1], below[0].shape[1])
-    return (_widened(above[0], width), above[1]), (_widened(below[0], width), below[1])
-
-
-def _widened(corners: NDArray, width: int) -> NDArray:
-    """Corners (P, V, 2) with the last one repeated until there are `width`."""
-    more = width - corners.shape[1]
-    return numpy.concatenate([corners, corners[:, -1:].repeat(more, 1)], 1) if more else corners
 
 
 def _lines(values: Tensor, reach: float) -> NDArray:
@@ -405,78 +329,9 @@ def _pieces(
         frozen = [gate[rows] for gate in gates]
         # With its gates held, the network is affine, and its Jacobian the same at every input.
         zero = torch.zeros(len(rows), *shape, dtype=torch.float64)
-        j = jacobian(lambda x, frozen=frozen: _run(steps, x, frozen), zero)  # (P, C, D)
+        j = jacobian(lambda x, frozen=frozen: run_gated(steps, x, frozen), zero)  # (P, C, D)
         gram = j @ j.mT if j.shape[1] <= j.shape[2] else j.mT @ j
         frobenius.append(torch.linalg.matrix_norm(j))
         operator.append(torch.linalg.eigvalsh(gram)[:, -1].clamp(min=0).sqrt())
         centroids.append(j.sum(1))
     return (maps.numpy(), *(torch.cat(part).numpy() for part in (frobenius, operator, centroids)))
-
-
-def _run(steps: list[nn.Module | str], x: Tensor, gates: Sequence[Tensor]) -> Tensor:
-    """The network with the slopes of its activations held, (P, *input) → (P, C)."""
-    values, at = [x], 0
-    for gate in gates:
-        at = _advance(steps, at, values) + 1
-        values[-1] = values[-1] * gate
-    _advance(steps, at, values)
-    return values[-1].flatten(1)
-
-
-def _advance(steps: list[nn.Module | str], at: int, values: list[Tensor]) -> int:
-    """Applies the steps up to the next activation to the stack of values; returns its index."""
-    for index, step in enumerate(steps[at:], start=at):
-        if isinstance(step, ACTIVATIONS):
-            return index
-        if step == "copy":
-            values.append(values[-1])
-        elif step == "swap":
-            values[-1], values[-2] = values[-2], values[-1]
-        elif step == "add":
-            values.append(values.pop() + values.pop())
-        else:
-            values[-1] = step(values[-1])
-    return len(steps)
-
-
-def _steps(module: nn.Module) -> Iterator[nn.Module | str]:
-    """The layers in the order of their application, and what sums do to a stack of values."""
-    kind = type(module)
-    if kind is nn.Sequential:
-        for child in module:
-            yield from _steps(child)
-    elif kind is Residual:
-        yield "copy"
-        yield from _steps(module.body)
-        yield "swap"
-        yield from _steps(module.shortcut)
-        yield "add"
-    elif kind in NORMALISATIONS and (module.training or module.running_mean is None):
-        raise ValueError(
-            f"{kind.__name__} normalises with the statistics of the batch, so that the network is "
-            "not affine on its regions; call network.eval() first"
-        )
-    elif kind in (*AFFINE, *NORMALISATIONS, *ACTIVATIONS):
-        yield module
-    else:
-        raise ValueError(
-            f"regions are found for a Sequential of {', '.join(k.__name__ for k in AFFINE)}, "
-            f"ReLU, LeakyReLU, Residual and batch normalisation, not for {kind.__name__}"
-        )
-
-
-def _widths(steps: list[nn.Module | str], x: Tensor) -> list[int]:
-    """Units of each activation for one input (1, *input)."""
-    values, widths, at = [x], [], 0
-    while (at := _advance(steps, at, values)) < len(steps):
-        widths.append(values[-1].numel())
-        at += 1
-    return widths
-
-
-def _slope(activation: nn.Module | str) -> float:
-    return activation.negative_slope if isinstance(activation, nn.LeakyReLU) else 0.0
-
-
-def _cross(a: NDArray, b: NDArray) -> NDArray:
-    return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]

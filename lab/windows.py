@@ -95,7 +95,7 @@ def window(
     """The regions of `network` around a point of a plane.
 
     Args:
-        network: of the layers that lab/regions.py lists.
+        network: of the layers that lab/piecewise.py lists.
         plane: the plane.
         at: (2,), coordinates of the point.
         half_width: of the window, a square with the point in the middle, in units of the input.

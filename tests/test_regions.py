@@ -10,7 +10,8 @@ from torch import nn
 from lab import regions
 from lab.errors import UserError
 from lab.models import relu_mlp
-from lab.regions import Residual, partition, plane, plane_through, radii, square
+from lab.piecewise import Residual
+from lab.regions import partition, plane, plane_through, radii, square
 from lab.seeds import generator
 from utils import Centroids, jacobian
 
