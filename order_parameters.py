@@ -102,6 +102,7 @@ class Learner:
         )
         drawn = torch.randperm(o.p**2, generator=generator(o.seed, "subset"))[:SUBSET]
         self.drawn = drawn.to(run.device)
+        self.ideal = orders.label_kernel(self.task.labels[self.drawn])
         self.singular_values = spectra.Snapshots(1)
         self.state = {
             "network": self.network,
@@ -120,7 +121,6 @@ class Learner:
         self.singular_values.see(step, sigma, last=True)
         centred = orders.centred_alignments(network, task.labels)
         summed = orders.summed_logits_kernel(network, task.pairs[self.drawn])
-        ideal = orders.label_kernel(task.labels[self.drawn])
         return {
             "loss": losses[task.train].mean(),
             "test_loss": losses[task.test].mean(),
@@ -131,7 +131,7 @@ class Learner:
             "effective_rank_squared": orders.effective_rank(sigma.square()),
             "effective_rank": orders.effective_rank(sigma),
             "participation_ratio": orders.participation_ratio(centred.covariance),
-            "alignment_summed": orders.alignment(summed, ideal),
+            "alignment_summed": orders.alignment(summed, self.ideal),
             "alignment_trace": centred.of_trace_kernel,
             "alignment_hidden": centred.of_hidden,
             "snr_constant": orders.decibels(orders.constant_snr(of_a, of_b)),

@@ -1,6 +1,7 @@
 """How a script begins and ends: denormal numbers, exit codes, one line instead of a traceback."""
 
 import functools
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,8 @@ from lab.errors import Interrupted, TrainingError, UserError
 def command(main: Callable[[list[str] | None], None]) -> Callable[..., int]:
     """Decorates a script's `main(argv)`, so that it returns the exit code.
 
-    0 when it went through, 1 when training failed, 2 for bad input, 130 after Ctrl-C.
+    0 when it went through, 1 when training failed, 2 for bad input, 130 after Ctrl-C, and 141, as a
+    shell has it, when what reads the output has seen enough (`… --table | head`).
 
     Denormal numbers count as zero on a CPU from here on. A network that has memorised is full of
     them, in what remains of its gradients, and a CPU takes many times longer for each.
@@ -30,6 +32,10 @@ def command(main: Callable[[list[str] | None], None]) -> Callable[..., int]:
         except Interrupted as stop:
             print(f"{Path(sys.argv[0]).name}: {stop}", file=sys.stderr)
             return stop.exit_code
+        except BrokenPipeError:
+            # Python would complain once more when it flushes the output at its exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 141
         except KeyboardInterrupt:
             print(f"{Path(sys.argv[0]).name}: interrupted", file=sys.stderr)
             return 130

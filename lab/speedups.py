@@ -134,12 +134,12 @@ def table_rows(
 
 
 def write_tables(folder: Path, tables: Sequence[list[Row]]) -> None:
-    """Prints tables as Markdown and writes them to `table_<number>.csv` in `folder`."""
-    for number, rows in enumerate(tables, start=1):
-        print(f"Table {number}\n\n{markdown(rows)}\n")
-        path = folder / f"table_{number}.csv"
+    """Writes tables to `table_<number>.csv` in `folder` and prints them as Markdown."""
+    paths = [folder / f"table_{number}.csv" for number in range(1, len(tables) + 1)]
+    for path, rows in zip(paths, tables, strict=True):
         with path.open("w", newline="") as file:
             writer = csv.DictWriter(file, list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)
-        print(path)
+    for number, (path, rows) in enumerate(zip(paths, tables, strict=True), start=1):
+        print(f"Table {number}\n\n{markdown(rows)}\n\n{path}")

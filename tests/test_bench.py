@@ -394,6 +394,47 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(parsed):
     assert Run("toy", parsed(*words)).step == 7
 
 
+def test_metrics_are_written_once_a_second_and_with_the_checkpoint(parsed, monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(runs.time, "monotonic", lambda: now)
+    run = Run("toy", parsed())
+
+    def written():
+        return runs.read_metrics(run.folder)["step"].tolist()
+
+    for step in range(3):
+        run.record(step, {"loss": 1.0})
+    assert written() == [0]
+    now += 1
+    run.record(3, {"loss": 1.0})
+    assert written() == [0, 1, 2, 3]
+    run.record(4, {"loss": 1.0})
+    run.save(4, 0.0, {}, finished=False)
+    assert written() == [0, 1, 2, 3, 4]
+
+
+def test_a_reader_that_has_seen_enough_ends_a_command_quietly(tmp_path):
+    (tmp_path / "talks.py").write_text(
+        "from lab.commands import command\n\n\n"
+        "@command\n"
+        "def main(argv):\n"
+        "    for _ in range(100_000):\n"
+        "        print('a line')\n\n\n"
+        "raise SystemExit(main())\n"
+    )
+    words = f"{sys.executable} talks.py | head -1; echo ${{PIPESTATUS[0]}}"
+    root = Path(__file__).resolve().parent.parent
+    ended = subprocess.run(
+        ["bash", "-c", words],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.stdout == "a line\n141\n"
+    assert not ended.stderr
+
+
 def test_commands_count_denormal_numbers_as_zero():
     if not torch.set_flush_denormal(True):
         pytest.skip("this CPU cannot")
