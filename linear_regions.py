@@ -135,7 +135,6 @@ def figure(whole: Run, x: torch.Tensor, drawn: list[Picture]) -> None:
     columns = 1 + 2 * len(drawn)
     drawing, axes = plots.panels(columns, whole.command(), rows=len(samples))
     drawing.set_size_inches(1.9 * columns + 1, 2.0 * len(samples) + 0.8)
-    drawing.set_dpi(min(drawing.dpi, 960 / len(samples)))  # or twelve rows would fill 3 MB
     norms = numpy.concatenate([w.regions.operator for p in drawn for w in p.around])
     norm = LogNorm(max(norms.min(), 1e-3 * norms.max()), norms.max())
     for axis in axes.flat:
