@@ -38,7 +38,7 @@ from pathlib import Path
 import torch
 
 from lab import images
-from lab.batches import minibatch
+from lab.batches import ORDERS, minibatch
 from lab.closed_form import ClosedForm
 from lab.commands import command
 from lab.compare import compare
@@ -127,6 +127,10 @@ class Options(ImageOptions):
     lr: float = option(1e-3, "learning rate", above=0)
     weight_decay: float = option(1e-2, "decoupled weight decay, in units of the rate", least=0)
     batch_size: int = option(256, "points of an update", least=1)
+    order: str = option(
+        "fixed", "the same batches in every epoch, as the official code has, or shuffled",
+        choices=ORDERS,
+    )  # fmt: skip
     stop_at: float | None = option(0.85, "test accuracy above which the run ends", above=0, most=1)
     check_every: int = option(10, "epochs between measurements", least=1)
     seeds: int = option(
@@ -137,7 +141,10 @@ class Options(ImageOptions):
         "print Tables 1 and 2 of the finished runs in --out_dir that have the other options",
         names_run=False,
     )
-    steps: int = option(200_000, "updates at most", least=0)
+    steps: int = option(400_000, "updates at most; 100,000 epochs", least=0)
+    dtype: str = option(
+        "float64", "precision of training, the official code's", choices=("float32", "float64")
+    )
 
 
 class InputNoise(torch.nn.Module):
@@ -194,7 +201,11 @@ class Learner:
     def batch(self, step: int) -> torch.Tensor:
         """The points of the update `step`; what `loss`, `backward` and `step` do next is theirs."""
         o, x = self.o, self.data.x
-        self.rows = minibatch(o.seed, step, len(x), o.batch_size)
+        self.rows = minibatch(o.seed, step, len(x), o.batch_size, o.order)
+        if o.jr_fraction < 1:  # so that the first of a batch are a random part of it
+            rows = torch.arange(len(x))[self.rows]
+            drawn = generator(o.seed, "part", step)
+            self.rows = rows[torch.randperm(len(rows), generator=drawn)]
         self.regulariser.generator = generator(o.seed, "projections", step, device=x.device)
         if not o.adv_training:
             return x[self.rows]
@@ -253,7 +264,6 @@ def train_networks(runs: list[Run], data: images.Images) -> None:
 
     def update(step: int) -> torch.Tensor:
         batches = [learner.batch(step) for learner in learners]
-        # The order is random, so that the first of a batch are a random part of it.
         part = max(1, round(len(batches[0]) * o.jr_fraction))
         if o.autograd:
             losses = [one.backward(b, part) for one, b in zip(learners, batches, strict=True)]

@@ -71,6 +71,11 @@ class Options(ImageOptions):
     lr: float = option(1e-3, "learning rate of AdamW", above=0)
     weight_decay: float = option(1e-2, "decoupled weight decay, in units of the rate", least=0)
     batch_size: int = option(196, "points of an update", least=1)
+    clip: float = option(
+        1.0,
+        "largest norm of the gradient, to which a larger one is scaled; 0 for no limit",
+        least=0,
+    )
     steps: int = option(192_000, "updates; 32,000 epochs of the default six", least=0)
 
 
@@ -78,9 +83,8 @@ def train_network(run: Run, data: images.Images, o: Options) -> None:
     x, y, x_test, y_test = data
     widths = [x.shape[1], *[o.width] * (o.depth - 1), CLASSES]
     network = relu_mlp(widths, generator(o.seed, "weights"), o.init_scale).to(x)
-    optimiser = torch.optim.AdamW(
-        network.parameters(), lr=o.lr, weight_decay=o.weight_decay, fused=True
-    )
+    parameters = list(network.parameters())
+    optimiser = torch.optim.AdamW(parameters, lr=o.lr, weight_decay=o.weight_decay, fused=True)
     regulariser = JacobianRegulariser(
         network, None if o.num_projections == "exact" else int(o.num_projections)
     )
@@ -100,6 +104,8 @@ def train_network(run: Run, data: images.Images, o: Options) -> None:
             lambda outputs: torch.nn.functional.mse_loss(outputs, one_hot[rows]),
             0.0 if o.jr is None else slope,
         )
+        if o.clip > 0:
+            torch.nn.utils.clip_grad_norm_(parameters, o.clip)
         optimiser.step()
         return loss
 

@@ -24,6 +24,10 @@ def command(main: Callable[[list[str] | None], None]) -> Callable[..., int]:
     @functools.wraps(main)
     def wrapped(argv: list[str] | None = None) -> int:
         torch.set_flush_denormal(True)  # before other threads begin, which take it over
+        # On CUDA the same command gives the same numbers, and float32 means float32.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         try:
             main(argv)
         except (UserError, TrainingError) as error:

@@ -161,12 +161,16 @@ class Run:
     def _continue(self, config: Path) -> None:
         self._config = read_config(config)
         ours = self.options.identity()
+        if lacking := [f"--{key}" for key in ours if key not in self._config]:
+            raise UserError(
+                f"{config} lacks {', '.join(lacking)}, without which nobody knows what the run "
+                "computed; `python -m lab.migrate RUNS` writes what older code did, or choose "
+                "another --name"
+            )
         differing = [
             f"{key}: {self._config[key]} there, {value} here"
             for key, value in ours.items()
-            # An option that came after that run was made had its default's effect then.
-            if key in self._config
-            and self._config[key] != (list(value) if isinstance(value, tuple) else value)
+            if self._config[key] != (list(value) if isinstance(value, tuple) else value)
         ]
         if differing:
             raise UserError(
@@ -278,7 +282,16 @@ def read_config(path: str | Path) -> dict[str, Any]:
 
 
 def _state_of(part: Any) -> Any:
-    return part.get_state() if isinstance(part, torch.Generator) else part.state_dict()
+    """What a part holds, as copies on the CPU: training goes on with the tensors themselves."""
+    return _copied(part.get_state() if isinstance(part, torch.Generator) else part.state_dict())
+
+
+def _copied(state: Any) -> Any:
+    if torch.is_tensor(state):
+        return state.detach().cpu().clone()
+    if isinstance(state, dict):
+        return {key: _copied(value) for key, value in state.items()}
+    return [_copied(value) for value in state] if isinstance(state, list | tuple) else state
 
 
 def _replace(path: Path, write: Callable[[BinaryIO], Any]) -> None:

@@ -229,6 +229,18 @@ def test_runs_at_different_steps_are_not_trained_together():
         train_together(runs, None, [None] * 2, [{}] * 2)
 
 
+def test_the_official_codes_protocol_is_the_default():
+    o = accelerating_grokking.Options()
+    assert (o.dtype, o.order, o.steps, o.loss_fn) == ("float64", "fixed", 400_000, "CrossEntropy")
+    data = accelerating_grokking.images.load(options(0))
+    learners = [accelerating_grokking.Learner(options(seed), data) for seed in (0, 1)]
+    for learner in learners:
+        assert torch.equal(learner.batch(0), data.x[: options(0).batch_size])
+        assert torch.equal(learner.batch(3), learner.batch(0))  # of three updates an epoch
+    shuffled = accelerating_grokking.Learner(options(0, "--order", "shuffled"), data)
+    assert not torch.equal(shuffled.batch(3), shuffled.batch(0))
+
+
 def test_grokfast_against_its_formula():
     p = torch.nn.Parameter(torch.zeros(3))
     filtered = accelerating_grokking.Grokfast([p])
@@ -334,6 +346,7 @@ def test_bad_input(capsys):
     for words in (
         ("--loss_fn", "hinge"), ("--num_projections", 11), ("--jr", -1), ("--jr_fraction", 0),
         ("--stop_at", 1.5), ("--optimiser", "sgd"), ("--check_every", 0), ("--depth", 1),
+        ("--order", "random"), ("--dtype", "float16"),
     ):  # fmt: skip
         with pytest.raises(SystemExit) as exit:
             main(*words)

@@ -302,6 +302,36 @@ def test_early_stop_ends_the_run_with_that_row(parsed):
     assert again.rows[-1]["step"] == last
 
 
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_config_without_an_option_that_decides_is_refused(parsed, finished):
+    """It may have been made by code of another default."""
+    run = Run("toy", parsed("--name", "old"))
+    if finished:
+        toy(run)
+    path = run.folder / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    del config["lr"]
+    path.write_text(yaml.safe_dump(config))
+    before = path.read_bytes()
+    for words in ((), ("--lr", 0.5)):
+        with pytest.raises(UserError, match=r"lacks --lr.*lab\.migrate"):
+            Run("toy", parsed("--name", "old", *words))
+    assert path.read_bytes() == before
+
+
+def test_saved_state_is_a_copy_on_the_cpu(parsed):
+    """Else a run that has ended would change with what is trained on."""
+    run = Run("toy", parsed())
+    whole = torch.zeros(1000)
+    part = torch.nn.Linear(2, 1)
+    part.weight.data = whole[:2].view(1, 2)
+    run.save(3, 0.0, {"part": part, "draws": generator(0)}, finished=True)
+    whole.fill_(7)
+    saved = run.saved_state("part")["weight"]
+    assert saved.tolist() == [[0, 0]]
+    assert saved.untyped_storage().nbytes() == 8  # and not all that it was a view of
+
+
 def test_other_options_in_the_folder_are_never_overwritten_unasked(parsed):
     run = Run("toy", parsed("--name", "mine", "--lr", 0.5))
     toy(run)

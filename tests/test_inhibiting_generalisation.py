@@ -100,6 +100,7 @@ def test_columns_are_those_of_the_final_network():
         (("--jr", -1), "--jr takes a number of at least 0, or none, got '-1'"),
         (("--jr_weight", "x"), "--jr_weight takes a number of at least 0, got 'x'"),
         (("--batch_size", 0), "--batch_size takes a whole number of at least 1, got '0'"),
+        (("--clip", -1), "--clip takes a number of at least 0, got '-1'"),
     ],
 )
 def test_bad_input(words, message, capsys):
@@ -107,3 +108,24 @@ def test_bad_input(words, message, capsys):
         main(*words)
     assert ended.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_huge_gradient_moves_the_weights_no_further_than_the_clip_allows(monkeypatch):
+    """Plain descent, so that an update is the gradient times the learning rate."""
+
+    def descent(parameters, lr, weight_decay, fused):
+        return torch.optim.SGD(parameters, lr)
+
+    monkeypatch.setattr(torch.optim, "AdamW", descent)
+    moved = {}
+    for clip in (0.5, 0):
+        words = ("--steps", 1, "--lr", 1e-6, "--init_scale", 30, "--dtype", "float64")
+        assert main(*words, "--clip", clip, "--name", f"clip {clip}") == 0
+        after = torch.load(
+            f"runs/inhibiting_generalisation/clip {clip}/checkpoint.pt", weights_only=True
+        )["state"]["network"]
+        before = relu_mlp([64, 12, 12, 12, 10], generator(0, "weights"), 30.0).state_dict()
+        differences = [(after[key] - before[key]).flatten() for key in before]
+        moved[clip] = torch.cat(differences).norm().item() / 1e-6
+    assert moved[0.5] == pytest.approx(0.5, rel=1e-5)
+    assert moved[0] > 1000 * moved[0.5]
