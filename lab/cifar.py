@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,8 @@ class CifarOptions(Shared):
 
     data_dir: str = option(
         "data",
-        "folder of CIFAR-10, downloaded into it when not there; cifar10-<points>.npz in it will do",
+        "folder of CIFAR-10, downloaded into it when not there; cifar10-N.npz in it will do, of N "
+        "points or more",
         names_run=False,
     )
     points: int = option(
@@ -52,25 +54,34 @@ def load(o: CifarOptions) -> Cifar:
 
     They are kept as `cifar10-<points>.npz` in `o.data_dir`, so that the next start takes a second
     and a machine without the network can be given that one file: `x_train` and `x_test`, uint8
-    (N, 32, 32, 3), `y_train` and `y_test`, int64 (N,).
+    (N, 32, 32, 3), `y_train` and `y_test`, int64 (N,). One of more points serves as well, the
+    smallest that there is.
 
     Raises:
         UserError: if the set cannot be downloaded, or a file is not what it should be.
     """
-    path = Path(o.data_dir) / f"cifar10-{o.points}.npz"
-    if not path.exists():
+    there = _files(o)
+    held = min((count for count in there if count >= o.points), default=o.points)
+    path = Path(o.data_dir) / f"cifar10-{held}.npz"
+    if held not in there:
         arrays = _downloaded(o)
         aside = path.with_suffix(".tmp.npz")
         numpy.savez(aside, **arrays)
         aside.replace(path)
-    arrays = _read(path, o.points)
+    arrays = _read(path, held)
     tensors = []
     for name in ARRAYS:
-        values = torch.from_numpy(arrays[name]).to(o.torch_device())
+        values = torch.from_numpy(arrays[name][: o.points]).to(o.torch_device())
         if values.ndim == 4:
             values = (values.to(o.torch_dtype()) / 255).permute(0, 3, 1, 2).contiguous()
         tensors.append(values)
     return Cifar(*tensors)
+
+
+def _files(o: CifarOptions) -> list[int]:
+    """Numbers of points, ascending, of which the folder has a cifar10-N.npz."""
+    found = (re.fullmatch(r"cifar10-([1-9]\d*)\.npz", p.name) for p in Path(o.data_dir).glob("*"))
+    return sorted(int(match[1]) for match in found if match)
 
 
 def _read(path: Path, points: int) -> dict[str, numpy.ndarray]:
@@ -106,9 +117,10 @@ def _downloaded(o: CifarOptions) -> dict[str, numpy.ndarray]:
             images = CIFAR10(o.data_dir, train=split == "train", download=True)
         except (RuntimeError, OSError, ValueError, LookupError, EOFError) as error:
             reason = " ".join(str(error).split())[:120]
+            few = f", cifar10-{there[-1]}.npz there has too few" if (there := _files(o)) else ""
             raise UserError(
                 f"CIFAR-10 could not be downloaded into --data_dir {o.data_dir} ({reason}); "
-                f"give a folder that holds it, or cifar10-{o.points}.npz"
+                f"give a folder that holds it, or cifar10-N.npz with N of {o.points} or more{few}"
             ) from None
         arrays[f"x_{split}"] = images.data[: o.points]
         arrays[f"y_{split}"] = numpy.array(images.targets[: o.points])

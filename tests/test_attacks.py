@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lab import attacks
-from lab.attacks import under_attack
+from lab.attacks import adversarial_points, under_attack
 from lab.models import Normalisation, relu_mlp
 from lab.seeds import generator
 
@@ -48,6 +48,21 @@ def test_worst_case_of_a_linear_model(attack, classes, dtype):
     # Where the attack failed, the points are as they were.
     kept = layer(found.points).argmax(1) == y
     torch.testing.assert_close(found.points[kept], x[kept], rtol=0, atol=1e-7)
+
+
+def test_normalised_images_are_clipped_all_the_same():
+    """The official protocol: the worst case is that of a box, cut at 0 and 1."""
+    layer, z = linear(2, 36), 2 * torch.randn(200, 36, generator=generator("normalised"))
+    y = layer(z).argmax(1)
+    y[:30] = 1 - y[:30]  # misclassified, and not attacked
+    found = adversarial_points(layer, z, y, "apgd-ce", 0.05, generator(0))
+    low, high = (z - 0.05).clamp(0, 1), (z + 0.05).clamp(0, 1)
+    against = (layer.weight[1 - y] - layer.weight[y]).detach()
+    worst = torch.where(against > 0, high, low)
+    expected = (layer(z).argmax(1) == y) & (layer(worst).argmax(1) == y)
+    assert torch.equal(layer(found).argmax(1) == y, expected)
+    assert 0.2 < expected.double().mean() < 0.7
+    assert (found - z).abs().max() > 1  # far more than 0.05
 
 
 def test_at_least_as_strong_as_one_step():

@@ -66,12 +66,30 @@ def test_downloaded_once(path, monkeypatch, tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["cifar10-12.npz"]
 
 
-def test_a_failed_download_names_the_ways_out(monkeypatch):
-    def no_network(*_, **__):
-        raise OSError("<urlopen error no route>")
+def no_network(*_, **__):
+    raise OSError("<urlopen error no route>")
 
+
+def test_the_first_points_of_the_smallest_file_that_has_enough(path, monkeypatch):
     monkeypatch.setattr("torchvision.datasets.CIFAR10", no_network)
-    with pytest.raises(UserError, match=r"--data_dir data .*no route.*cifar10-12\.npz"):
+    whole = cifar.load(options())
+    (path.parent / "cifar10-100.npz").write_bytes(b"the next larger one is read first")
+    (path.parent / "cifar10-3.npz").write_bytes(b"too few points")
+    (path.parent / "cifar10-5.tmp.npz").write_bytes(b"left by a killed process")
+    first = cifar.load(CifarOptions(points=4, device="cpu"))
+    for found, wanted in zip(first, whole, strict=True):
+        assert torch.equal(found, wanted[:4])
+    assert len(list(path.parent.iterdir())) == 4
+
+
+def test_a_failed_download_names_the_ways_out(monkeypatch, tmp_path):
+    monkeypatch.setattr("torchvision.datasets.CIFAR10", no_network)
+    ways = r"--data_dir data .*no route.*cifar10-N\.npz with N of 12 or more"
+    with pytest.raises(UserError, match=ways + "$"):
+        cifar.load(options())
+    for points in (9, 11):
+        write_cifar(tmp_path / "data", points)
+    with pytest.raises(UserError, match=ways + r", cifar10-11\.npz there has too few$"):
         cifar.load(options())
 
 

@@ -19,7 +19,7 @@ from lab.seeds import generator
 TINY = ("--points", 12, "--filters", 2, "--batch_size", 5, "--device", "cpu")
 TINY = (*TINY, "--num_logs", 8, "--lr", 0.01)
 QUICK = (*TINY, "--attack_points", 6, "--num_attacks", 2)
-COLUMNS = "loss,train_accuracy,test_accuracy,pc1,centroid_alignment,jacobian_norm"
+COLUMNS = "loss,train_accuracy,test_accuracy,pc1,alignment,jacobian_norm"
 RUNS = Path("runs/delayed_robustness")
 
 
@@ -46,13 +46,14 @@ def test_the_command_users_type_also_after_a_kill(tmp_path):
     assert done.stdout.splitlines()[-1] == "runs/delayed_robustness/cut"
     assert (cut / "figure.png").read_bytes().startswith(b"\x89PNG")
     lines = (cut / "metrics.csv").read_text().splitlines()
-    assert lines[0] == f"step,{COLUMNS},accuracy_apgd_ce"
+    assert lines[0] == f"step,{COLUMNS},accuracy_apgd_ce,accuracy_official_protocol"
     assert lines[-1].startswith("30,")
     assert main(*words, "--name", "whole") == 0
     assert (RUNS / "whole/metrics.csv").read_bytes() == (cut / "metrics.csv").read_bytes()
     m = read_metrics(cut)
-    attacked = numpy.isfinite(m["accuracy_apgd_ce"])
-    assert m["step"][attacked].tolist() == [0, 1, 30]  # --num_attacks 2
+    for column in ("accuracy_apgd_ce", "accuracy_official_protocol"):
+        attacked = numpy.isfinite(m[column])
+        assert m["step"][attacked].tolist() == [0, 1, 30]  # --num_attacks 2
     assert m["train_accuracy"][-1] > 0.5
 
 
@@ -158,10 +159,91 @@ def test_figure_6_and_the_protocols(capsys):
     m = read_metrics(RUNS / "jr0")
     assert raw[0] == "raw pixels" and official[0] == "official"
     assert float(raw[1]) == pytest.approx(m["accuracy_apgd_ce"][-1], abs=1e-3)
-    assert float(official[1]) < float(none[1])
+    last = m["accuracy_official_protocol"][-1]
+    assert float(official[1]) == pytest.approx(last, abs=1e-3) and last < float(none[1])
     assert raw[2] == "4.0 / 255"
     assert float(official[2].split()[0]) > 40  # it clips normalised pixels to [0, 1]
     assert main("--compare", "jr0", "jr0.01") == 0
+
+
+def test_both_attacks_on_a_linear_model(monkeypatch):
+    draws = numpy.random.default_rng(1)
+    colours = draws.integers(30, 226, (60, 1, 1, 3))
+    images = (colours + draws.integers(-20, 21, (60, 32, 32, 3))).astype(numpy.uint8)
+    z = (images / 255 - cifar.MEAN) / cifar.STD  # (60, 32, 32, 3)
+    # Red against blue; the first two classes share the points, six of them labelled wrongly.
+    weight = numpy.array([1.0, 0.25, -1.0]) / 1024
+    right = numpy.where((z @ weight).sum((1, 2)) > 0, 0, 1)
+    labels = numpy.where(numpy.arange(60) < 6, 1 - right, right)
+    arrays = {"x_train": images, "y_train": labels, "x_test": images, "y_test": labels}
+    numpy.savez("data/cifar10-60.npz", **arrays)
+    layer = nn.Linear(3072, 2, bias=False)
+    rows = torch.tensor(weight).view(3, 1, 1).expand(3, 32, 32).flatten()
+    layer.weight.data = torch.stack([rows, -rows]).float() / 2
+    pad = nn.ConstantPad1d((0, 8), -100.0)  # the other eight classes are never nearest
+    network = nn.Sequential(nn.Flatten(), layer, pad)
+    monkeypatch.setattr(delayed_robustness, "convolutional_network", lambda o: network)
+    epsilon = 0.1
+    words = ("--points", 60, "--attack_epsilon", epsilon, "--steps", 0, "--name", "linear")
+    assert main(*TINY, *words) == 0
+    m = read_metrics(RUNS / "linear")
+
+    def surviving(low, high):
+        sign = (1 - 2 * labels)[:, None, None, None] * weight
+        worst = numpy.where(sign > 0, low, high)
+        return (((sign * worst).sum((1, 2, 3)) > 0) & (labels == right)).mean()
+
+    raw = [(images / 255 + way).clip(0, 1) for way in (-epsilon, epsilon)]
+    expected = surviving(*((edge - cifar.MEAN) / cifar.STD for edge in raw))
+    official = surviving(*((z + way).clip(0, 1) for way in (-epsilon, epsilon)))
+    assert m["test_accuracy"] == pytest.approx([0.9])
+    assert m["accuracy_apgd_ce"] == pytest.approx([expected])
+    assert m["accuracy_official_protocol"] == pytest.approx([official])
+    assert min(expected, official) > 0.2 and max(expected, official) < 0.9
+    assert expected != official
+
+
+def test_the_paper_s_length_is_the_default():
+    o = delayed_robustness.Options()
+    assert o.steps == 36_000 * (o.points // o.batch_size)
+
+
+def test_runs_without_the_official_column_are_still_drawn():
+    for name in ("old", "new"):
+        assert main(*QUICK, "--steps", 2, "--name", name) == 0
+    table = RUNS / "old/metrics.csv"
+    lines = [line.rsplit(",", 1)[0] for line in table.read_text().splitlines()]
+    table.write_text("\n".join(lines) + "\n")
+    assert "accuracy_official_protocol" not in read_metrics(RUNS / "old")
+    checkpoint = torch.load(RUNS / "old/checkpoint.pt", weights_only=True)
+    for row in checkpoint["rows"]:
+        del row["accuracy_official_protocol"]
+    torch.save(checkpoint, RUNS / "old/checkpoint.pt")
+    assert main(*QUICK, "--steps", 2, "--name", "old") == 0
+    assert main("--compare", "old", "new") == 0
+    assert (RUNS / "old against new.png").exists()
+
+
+def test_the_figures_show_both_attacks(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        "lab.runs.Run.save_figure", lambda run, drawing: drawn.append(drawing.axes[2])
+    )
+    compared = []
+    monkeypatch.setattr(
+        delayed_robustness, "compare", lambda script, o, panels: compared.append(panels)
+    )
+    assert main(*QUICK, "--steps", 2, "--name", "attacked") == 0
+    (axes,) = drawn
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels[:2] == ["no attack", "under APGD-CE, ε = 4/255"]
+    assert "official protocol" in labels[2] and "normalised images" in labels[2]
+    m = read_metrics(RUNS / "attacked")
+    assert axes.lines[2].get_ydata().tolist() == m["accuracy_official_protocol"].tolist()
+    assert main("--compare", "attacked") == 0
+    assert compared[0]["test accuracy"] == (
+        *("test_accuracy", "accuracy_apgd_ce", "accuracy_official_protocol"),
+    )
 
 
 def test_unfinished_or_foreign_runs_are_refused(capsys):
