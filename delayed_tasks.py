@@ -65,7 +65,7 @@ def by_task(name: str, help: str, **bounds):
 # Panels of --compare: what a column, or two, shows of each run.
 COMPARED = {
     "accuracy": ("test_accuracy", "train_accuracy"),
-    "centroid alignment (mean)": ("mean_alignment",),
+    "centroid alignment (mean)": ("alignment",),
     "‖J‖ (mean, Frobenius)": ("jacobian_norm",),
 }
 
@@ -274,7 +274,7 @@ def train_network(run: Run, o: Options) -> None:
             "parameter_norm": torch.stack([p.norm() for p in parameters]).norm(),
             "jacobian_norm": norm(network.embed(x)),
             # A scalar output's centroid points away from the label −1, as in xor_grokking.py.
-            "mean_alignment": (alignments * y if y.ndim == 1 else alignments).mean(),
+            "alignment": (alignments * y if y.ndim == 1 else alignments).mean(),
             "margin_alignment": of_margin.alignments.mean(),
             "test_margin_alignment": margin_centroids(
                 x_test[: o.samples], y_test[: o.samples]
@@ -311,7 +311,7 @@ def figure(run: Run, o: Options, events: dict[str, int | None]) -> None:
     else:
         lines += [
             (left, "test_sequence_accuracy", "test, whole sequences", blue, "-"),
-            (middle, "mean_alignment", "centroid, training points", green, "-"),
+            (middle, "alignment", "centroid, training points", green, "-"),
         ]
     plots.curves(m, lines)
     right.set_yscale("log")
@@ -337,8 +337,8 @@ def main(argv=None) -> None:
         train_network(run, o)
     m = run.metrics()
     events = {
-        "t_memorise": first_step(m, "train_accuracy", MEMORISED),
-        "t_grok": first_step(m, "test_accuracy", GROKKED),
+        "memorised_at": first_step(m, "train_accuracy", MEMORISED),
+        "grokked_at": first_step(m, "test_accuracy", GROKKED),
     }
     run.store(events)
     figure(run, o, events)

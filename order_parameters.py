@@ -50,7 +50,7 @@ SUBSET = 500  # pairs of the sibling project's kernel
 PANELS = {  # columns, the sibling project's definition first
     "accuracy": ("test_accuracy", "train_accuracy"),
     "representation quality": ("rqi_parallelogram", "rqi_distance"),
-    "kernel alignment": ("alignment_summed", "alignment_trace", "alignment_hidden"),
+    "kernel alignment": tuple(f"kernel_alignment_{of}" for of in ("summed", "trace", "hidden")),
     "Fourier signal to noise, dB": ("snr_constant", "snr_neuron"),
     "loss": ("test_loss", "loss"),
     "effective rank of the first layer": ("effective_rank_squared", "effective_rank"),
@@ -131,12 +131,12 @@ class Learner:
             "effective_rank_squared": orders.effective_rank(sigma.square()),
             "effective_rank": orders.effective_rank(sigma),
             "participation_ratio": orders.participation_ratio(centred.covariance),
-            "alignment_summed": orders.alignment(summed, self.ideal),
-            "alignment_trace": centred.of_trace_kernel,
-            "alignment_hidden": centred.of_hidden,
+            "kernel_alignment_summed": orders.alignment(summed, self.ideal),
+            "kernel_alignment_trace": centred.of_trace_kernel,
+            "kernel_alignment_hidden": centred.of_hidden,
             "snr_constant": orders.decibels(orders.constant_snr(of_a, of_b)),
             "snr_neuron": orders.decibels(orders.neuron_snr(both)),
-            "dominance": fourier.frequency_dominance(both),
+            "frequency_dominance": fourier.frequency_dominance(both),
         }
 
 
@@ -172,8 +172,8 @@ def train_networks(runs: list[Run]) -> None:
         m = run.metrics()
         run.store(
             {
-                "t_memorise": first_step(m, "train_accuracy", MEMORISED),
-                "t_grok": first_step(m, "test_accuracy", GROKKED),
+                "memorised_at": first_step(m, "train_accuracy", MEMORISED),
+                "grokked_at": first_step(m, "test_accuracy", GROKKED),
             }
         )
 
@@ -266,7 +266,7 @@ def times_of(cell: list[Options]) -> list[dict[str, int | None]]:
         if finished(SCRIPT, each):
             times = read_config(folder_of(SCRIPT, each) / "config.yaml")["results"]
             known = None not in times.values()
-            delay = times["t_grok"] - times["t_memorise"] if known else None
+            delay = times["grokked_at"] - times["memorised_at"] if known else None
             found.append({"seed": each.seed, **times, "delay": delay})
     return found
 
@@ -275,8 +275,8 @@ def phase_diagram(run: Run, times: dict[tuple[float, float], list]) -> None:
     """Heat maps of means over seeds, with how many of them got there where not all did."""
     drawing, axes = plots.panels(3, run.command())
     titles = {
-        "t_memorise": "steps to memorise",
-        "t_grok": "steps to grok",
+        "memorised_at": "steps to memorise",
+        "grokked_at": "steps to grok",
         "delay": "delay, from memorising to grokking",
     }
     for panel, (event, title) in zip(axes, titles.items(), strict=True):

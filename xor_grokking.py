@@ -39,8 +39,8 @@ SIGNAL = 2  # coordinates that carry the label
 COMPARED = {
     "accuracy": ("test_accuracy", "train_accuracy"),
     "accuracy under noise": ("accuracy_at_0.2", "accuracy_at_0.6", "accuracy_at_1.0"),
-    "centroid alignment (mean)": ("mean_alignment",),
-    "norm of a centroid": ("centroid_norm",),
+    "centroid alignment (mean)": ("alignment",),
+    "norm of a centroid": ("centroid_norm_of_point",),
 }
 
 
@@ -149,10 +149,10 @@ def train_network(run: Run, o: Options) -> None:
             "train_accuracy": accuracy(outputs, y),
             "test_accuracy": accuracy(network.head(clean), y_test),
             **robust,
-            "centroid_norm": of_training.norms[followed],
-            "centroid_inner_product": of_training.inner_products[followed],
-            "centroid_alignment": of_training.alignments[followed],
-            "mean_alignment": (y * of_training.alignments).mean(),
+            "centroid_norm_of_point": of_training.norms[followed],
+            "inner_product_of_point": of_training.inner_products[followed],
+            "alignment_of_point": of_training.alignments[followed],
+            "alignment": (y * of_training.alignments).mean(),
         }
 
     train(run, update, measure, {"network": network, "optimiser": optimiser})
@@ -166,7 +166,11 @@ def figure(run: Run) -> None:
     m = run.metrics()
     drawing, (left, right) = plots.panels(2, run.command())
     plots.coloured_line(
-        left, m["step"], m["centroid_alignment"], m["centroid_norm"], "norm of the centroid"
+        left,
+        m["step"],
+        m["alignment_of_point"],
+        m["centroid_norm_of_point"],
+        "norm of the centroid",
     )
     left.set_ylabel("centroid alignment of a training point")
     right.plot(m["step"], m["train_accuracy"], color=plots.COLOURS[-1], ls="--", label="train")

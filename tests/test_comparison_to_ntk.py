@@ -10,15 +10,18 @@ import yaml
 
 import comparison_to_ntk
 from helpers import interrupt, run
+from lab import images
+from lab.images import ImageOptions
 from lab.kernels import kernel_row, relu_kernel_row
 from lab.models import TwoLayerEnsemble, relu_mlp
 from lab.runs import read_metrics
 from lab.seeds import generator
+from utils import Centroids
 
 TINY = ("--dataset", "digits", "--points", 60, "--width", 8)
 COLUMNS = (
-    "step,loss,test_loss,train_accuracy,test_accuracy,ntk_mean,inner_product,inner_product_rate,"
-    "inner_product_difference,alignment,centroid_norm"
+    "step,loss,test_loss,train_accuracy,test_accuracy,ntk_mean,inner_product_of_point,inner_product_rate,"
+    "inner_product_difference,alignment_of_point,centroid_norm_of_point,centroid_norm_official_of_point"
 )
 
 
@@ -51,12 +54,21 @@ def test_rate_is_the_measured_change(output_scale):
     assert main(*TINY, "--steps", 60, "--lr", 1e-3, "--output_scale", output_scale) == 0
     (folder,) = Path("runs/comparison_to_ntk").iterdir()
     m = read_metrics(folder)
+    # The official centroid is that of the network without its output scale.
+    official = m["centroid_norm_official_of_point"]
+    numpy.testing.assert_allclose(m["centroid_norm_of_point"], output_scale * official, rtol=1e-9)
+    x, y, *_ = images.load(
+        ImageOptions(dataset="digits", points=60, dtype="float64"), classes=(0, 1)
+    )
+    layers = comparison_to_ntk.Network(comparison_to_ntk.Options(width=8), x.shape[1]).layers
+    point = x[int((y == 1).nonzero()[0])][None]
+    assert official[0] == pytest.approx(Centroids(lambda z: layers(z)[:, 0])(point).norms.item())
     numpy.testing.assert_allclose(m["inner_product_rate"], m["inner_product_difference"], rtol=0.02)
     # Consecutive rows of consecutive steps: the difference is what the next update then made.
     steps = [int(step) for step in m["step"]]
     for i in range(len(steps) - 1):
         if steps[i + 1] == steps[i] + 1:
-            change = m["inner_product"][i + 1] - m["inner_product"][i]
+            change = m["inner_product_of_point"][i + 1] - m["inner_product_of_point"][i]
             assert m["inner_product_difference"][i] == pytest.approx(change, rel=1e-9)
 
 
@@ -126,6 +138,16 @@ def test_scaling_draws_the_grid():
     for network, column in zip(networks, list(metrics)[1:], strict=True):
         assert f"init_scale={network['init_scale']} " in column
         assert network["max_alignment"] == metrics[column].max()
+    x = images.load(ImageOptions(dataset="digits", points=60, dtype="float64"), classes=(0, 1)).x
+    for network in networks[:5]:  # official: without the output scale, which is 0.25 to 4 here
+        options = comparison_to_ntk.Options(
+            width=8, init_scale=network["init_scale"], output_scale=network["output_scale"]
+        )
+        layers = comparison_to_ntk.Network(options, x.shape[1]).layers
+        norms = Centroids(lambda z, layers=layers: layers(z)[:, 0])(x).norms
+        expected = norms.reciprocal().mean().item()
+        assert network["reciprocal_norm_official"] == pytest.approx(expected)
+        assert network["reciprocal_norm"] == pytest.approx(expected / options.output_scale)
     # Both factors of weights, one of outputs: the kernel grows with their second powers.
     rate = {(n["init_scale"], n["output_scale"]): n["reciprocal_norm"] for n in networks}
     assert rate[1.0, 1.0] == pytest.approx(2 * rate[1.0, 2.0], rel=1e-6)

@@ -19,7 +19,7 @@ from utils import Centroids
 
 COLUMNS = [
     "step", "loss", "train_accuracy", "test_accuracy", "parameter_norm", "jacobian_norm",
-    "mean_alignment", "margin_alignment", "test_margin_alignment",
+    "alignment", "margin_alignment", "test_margin_alignment",
 ]  # fmt: skip
 SMALL = {
     "parity": ["--n", "12", "--width", "20", "--samples", "70", "--test_samples", "30"],
@@ -172,21 +172,21 @@ def grokked(tmp_path_factory):
 
 def test_parity_is_memorised_then_generalised_and_the_gradient_becomes_relevant(grokked):
     results = yaml.safe_load((grokked / "config.yaml").read_text())["results"]
-    assert 3 * results["t_memorise"] < results["t_grok"] < 4000
+    assert 3 * results["memorised_at"] < results["grokked_at"] < 4000
     table = rows(grokked)
-    memorised = next(row for row in table if row["step"] == results["t_memorise"])
+    memorised = next(row for row in table if row["step"] == results["memorised_at"])
     assert memorised["test_accuracy"] < 0.6 and memorised["relevant_share"] < 0.3
     last = table[-1]
     assert last["test_accuracy"] > 0.98 and last["relevant_share"] > 0.9
     assert last["test_margin_alignment"] > 0.1 > 0.03 > memorised["test_margin_alignment"]
-    assert all(row["mean_alignment"] == pytest.approx(row["margin_alignment"]) for row in table)
+    assert all(row["alignment"] == pytest.approx(row["margin_alignment"]) for row in table)
 
 
 def test_the_events_are_the_first_measurements_above_their_levels(grokked):
     results = yaml.safe_load((grokked / "config.yaml").read_text())["results"]
     table = rows(grokked)
-    assert results["t_memorise"] == next(r["step"] for r in table if r["train_accuracy"] > 0.99)
-    assert results["t_grok"] == next(r["step"] for r in table if r["test_accuracy"] > 0.95)
+    assert results["memorised_at"] == next(r["step"] for r in table if r["train_accuracy"] > 0.99)
+    assert results["grokked_at"] == next(r["step"] for r in table if r["test_accuracy"] > 0.95)
     columns = {key: torch.tensor([r[key] for r in table]).numpy() for key in table[0]}
     assert first_step(columns, "test_accuracy", 1.5) is None
 
@@ -227,7 +227,7 @@ def check(folder, own_columns, resolved):
     assert all(math.isfinite(value) for row in table for value in row.values())
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert (config["lr"], config["weight_decay"], config["batch"]) == resolved
-    assert set(config["results"]) == {"t_memorise", "t_grok"}
+    assert set(config["results"]) == {"memorised_at", "grokked_at"}
 
 
 @pytest.mark.parametrize("task", ["parity", "copy"])

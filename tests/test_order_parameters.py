@@ -201,8 +201,8 @@ def test_command_with_its_control(tmp_path):
         (metrics[name] == metrics[name]).all() for name in measured
     )
     assert yaml.safe_load((folder / "config.yaml").read_text())["results"] == {
-        "t_memorise": None,
-        "t_grok": None,
+        "memorised_at": None,
+        "grokked_at": None,
     }
     kept = torch.load(folder / "checkpoint.pt")["state"]["singular_values"]["kept"]
     assert list(kept) == [int(step) for step in metrics["step"]] and kept[0].shape == (16,)
@@ -364,12 +364,12 @@ def test_times_and_the_delay_between_them(tmp_path):
         folder.mkdir(parents=True)
         config = {
             "provenance": {"finished": "then", "device": "cpu", "command": ""},
-            "results": dict(zip(("t_memorise", "t_grok"), results, strict=True)),
+            "results": dict(zip(("memorised_at", "grokked_at"), results, strict=True)),
         }
         (folder / "config.yaml").write_text(yaml.safe_dump(config))
     assert order_parameters.times_of(cell) == [
-        {"seed": 0, "t_memorise": 40, "t_grok": 100, "delay": 60},
-        {"seed": 1, "t_memorise": 50, "t_grok": None, "delay": None},
+        {"seed": 0, "memorised_at": 40, "grokked_at": 100, "delay": 60},
+        {"seed": 1, "memorised_at": 50, "grokked_at": None, "delay": None},
     ]
 
 
@@ -384,10 +384,10 @@ def test_a_small_configuration_groks_and_its_order_parameters_tell():
         folder = sweeps.folder_of("order_parameters", options)
         found[bool(control)] = read_metrics(folder)
         results = yaml.safe_load((folder / "config.yaml").read_text())["results"]
-        assert (results["t_grok"] is None) == bool(control)
-        assert results["t_memorise"] < 200
+        assert (results["grokked_at"] is None) == bool(control)
+        assert results["memorised_at"] < 200
     m, random = found[False], found[True]
-    for name in ("rqi_distance", "alignment_hidden", "dominance"):
+    for name in ("rqi_distance", "kernel_alignment_hidden", "frequency_dominance"):
         assert m[name][-1] > 2 * random[name][-1]
     assert m["rqi_parallelogram"][-1] == 0
     assert m["effective_rank"][-1] == pytest.approx(random["effective_rank"][-1], rel=0.1)

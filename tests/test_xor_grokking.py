@@ -14,8 +14,8 @@ from lab.seeds import generator
 TINY = ("--p", 400, "--n", 24, "--width", 16)
 COLUMNS = (
     "step,loss,train_accuracy,test_accuracy,accuracy_at_0.2,accuracy_at_0.4,accuracy_at_0.6,"
-    "accuracy_at_0.8,accuracy_at_1.0,centroid_norm,centroid_inner_product,centroid_alignment,"
-    "mean_alignment"
+    "accuracy_at_0.8,accuracy_at_1.0,centroid_norm_of_point,inner_product_of_point,alignment_of_point,"
+    "alignment"
 )
 
 
@@ -130,8 +130,8 @@ def test_alignment_rises_and_the_regulariser_lowers_the_norm():
     for jr in ("0.0", "1.0"):
         assert main(*words, "--jr", jr, "--name", f"jr{jr}") == 0
         metrics = read_metrics(f"runs/xor_grokking/jr{jr}")
-        norms.append(metrics["centroid_norm"][-1])
-        assert metrics["mean_alignment"][-1] > 0.3 > 10 * abs(metrics["mean_alignment"][0])
+        norms.append(metrics["centroid_norm_of_point"][-1])
+        assert metrics["alignment"][-1] > 0.3 > 10 * abs(metrics["alignment"][0])
     assert norms[1] < 0.5 * norms[0]
 
 
