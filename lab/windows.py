@@ -1,6 +1,6 @@
 """The linear regions around points, each in a window of the plane that it spans with two others.
 
-What linear_regions.py looks at: `window` finds one, `pictures` those of runs at two moments.
+What linear_regions.py looks at: `window` finds one, `pictures` those of runs at their moments.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ class Picture(NamedTuple):
 def pictures(
     folders: list[Path], points: Tensor, samples: Sequence[int], half_width: float, limit: int
 ) -> list[Picture]:
-    """Runs when they had memorised, if they had, and when they generalised or else ended.
+    """Runs when they had memorised and generalised, if they had, and at their end.
 
     Args:
         folders: finished runs that keep their states, of networks like `relu_mlp`.
@@ -168,10 +168,11 @@ def pictures(
         middles.append(replace(plane, origin=plane.origin * norm / plane.origin.norm()))
     for run, (folder, name) in enumerate(zip(folders, names(folders), strict=True)):
         moments, config = kept_moments(folder), read_config(folder / "config.yaml")
-        label = f"--jr {config['jr']}" if "jr" in config else name
-        end = "generalised" if "generalised" in moments else "last"
-        for moment in (*(["memorised"] if "memorised" in moments else []), end):
-            step, weights = moments[moment]
+        label = f"--jr {config['jr']}".lower() if "jr" in config else name
+        last = moments.pop("last")
+        if last.step not in {moment.step for moment in moments.values()}:
+            moments["last"] = last
+        for moment, (step, weights) in moments.items():
             network = relu_mlp_of(weights)
             around = windows(network, points, samples, *size)
             between = [window(network, plane, (0, 0), *size) for plane in middles]

@@ -1,13 +1,15 @@
-"""linear_regions.py as users run it, its states at two moments, its measurements by hand."""
+"""linear_regions.py as users run it, its states at three moments, its measurements by hand."""
 
-import importlib
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy
 import pytest
 import torch
 
+import accelerating_grokking
+import inhibiting_generalisation
 import linear_regions
 from helpers import interrupt, run
 from lab import images
@@ -16,11 +18,12 @@ from lab.images import ImageOptions
 from lab.kept import Kept, kept_moments
 from lab.models import relu_mlp_of
 from lab.runs import read_config, read_metrics
-from lab.windows import planes
+from lab.windows import Picture, planes, windows
 from utils import Centroids
 
 TINY = ("--dataset", "digits", "--points", 60, "--width", 10, "--batch_size", 20, "--device", "cpu")
-TINY = (*TINY, "--init_scale", 2, "--lr", 0.01, "--check_every", 2, "--stop_at", 0.69)
+TINY = (*TINY, "--init_scale", 2, "--lr", 0.01, "--check_every", 2, "--clip", 0)
+TINY = (*TINY, "--loss_fn", "CrossEntropy", "--stop_at", 0.69)
 TINY = (*TINY, "--half_width", 0.3, "--steps", 200, "--num_logs", 10)
 COLUMNS = (
     "step,loss,train_accuracy,test_accuracy,jacobian_norm,alignment,regions,operator_norm,"
@@ -59,9 +62,9 @@ def test_the_command_users_type_also_after_a_kill(tmp_path):
     assert (cut / "metrics.csv").read_text().startswith(COLUMNS + "\n")
     m = read_metrics(cut)
     ours, theirs = kept_moments(cut), kept_moments(RUNS / "whole")
-    assert set(ours) == {"memorised", "generalised", "last"}
+    assert set(ours) == {"memorised", "last"}
     assert ours["memorised"].step == m["step"][(m["train_accuracy"] == 1).argmax()]
-    assert ours["generalised"].step == m["step"][-1] == ours["last"].step
+    assert m["step"][-1] == ours["last"].step
     assert (m["test_accuracy"][:-1] <= 0.69).all() and m["test_accuracy"][-1] > 0.69
     for moment in ours:
         for name, weight in ours[moment].weights.items():
@@ -131,7 +134,7 @@ def test_the_same_network_without_the_regulariser_and_finished_runs(capsys, monk
     assert [(p.run, len(p.around)) for p in pictures] == [(0, 6), (0, 6), (1, 6), (1, 6)]
     medians = read_config(both / "config.yaml")["results"]
     assert len(medians) == 4
-    of_last = medians["without, generalised: medians"]
+    of_last = medians["without, last: medians"]
     assert of_last["at the points"]["radius"] == pytest.approx(numpy.median(m["radius"][-6:]))
     assert of_last["input_radius, all test points"] > 0
     before = [(both / name).read_bytes() for name in ("metrics.csv", "checkpoint.pt")]
@@ -146,6 +149,15 @@ def test_a_run_that_never_generalised_is_drawn_at_its_end(monkeypatch):
     assert main(*TINY, "--stop_at", 1, "--steps", 4, "--name", "short") == 0
     (picture,) = drawn[-1][2]
     assert (picture.moment, picture.step) == ("last", 4)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_stop_at_none_goes_on_to_the_end(monkeypatch):
+    monkeypatch.setattr(linear_regions, "GENERALISED", 0.6)
+    assert main(*TINY, "--stop_at", "none", "--name", "whole") == 0
+    m, moments = read_metrics(RUNS / "whole"), kept_moments(RUNS / "whole")
+    assert (m["test_accuracy"][:-1] > 0.69).any() and m["step"][-1] == moments["last"].step == 200
+    assert moments["generalised"].step == m["step"][(m["test_accuracy"] > 0.6).argmax()] < 200
 
 
 def test_kept_is_a_copy_of_the_first_time(tmp_path):
@@ -201,6 +213,9 @@ def test_runs_that_cannot_be_drawn(capsys, monkeypatch):
         (("--most_regions", 2), "the slice holds more than 2 regions; take a smaller slice"),
         (("--without_jr", "--jr", 0), "--without_jr takes a --jr above 0"),
         (("--without_jr", "--run", "x"), "and no --run"),
+        (("--clip", -1), "--clip takes a number of at least 0, got '-1'"),
+        (("--loss_fn", "hinge"), "--loss_fn takes one of MSE, CrossEntropy, got 'hinge'"),
+        (("--stop_at", 2), "--stop_at takes a number above 0 and of at most 1, or none, got '2'"),
     ],
 )
 def test_bad_input_is_one_line(words, complaint, capsys):
@@ -221,16 +236,64 @@ def test_collinear_points_are_refused():
         planes(x, (0, 1, 2, 0, 1, 4))
 
 
-@pytest.mark.parametrize("script", ["accelerating_grokking", "inhibiting_generalisation"])
-def test_it_draws_the_runs_of_other_scripts(script):
+def test_it_draws_the_runs_of_accelerating_grokking():
     words = ("--dataset", "digits", "--points", 60, "--width", 16, "--init_scale", 1, "--lr", 0.02)
     words = (*words, "--device", "cpu", "--steps", 300)
-    other = importlib.import_module(script)
-    assert other.main([str(word) for word in words]) == 0
-    (folder,) = Path("runs", script).iterdir()
+    assert accelerating_grokking.main([str(word) for word in words]) == 0
+    (folder,) = Path("runs/accelerating_grokking").iterdir()
     assert "memorised" in kept_moments(folder), "otherwise there is one moment only"
-    assert linear_regions.main(["--run", str(folder), "--half_width", "1"]) == 0
-    (drawn,) = Path("runs/linear_regions").iterdir()
+    assert main("--run", folder, "--half_width", 1) == 0
+    (drawn,) = RUNS.iterdir()
     assert (drawn / "figure.png").read_bytes().startswith(b"\x89PNG")
     steps = read_metrics(drawn)["step"]
     assert set(steps) == {kept_moments(folder)[moment].step for moment in ("memorised", "last")}
+
+
+def test_figure_7s_run_at_three_moments_and_the_same_training_here(monkeypatch):
+    drawn, figure = [], linear_regions.figure
+    monkeypatch.setattr(linear_regions, "figure", lambda *drawing: drawn.append(drawing))
+    words = ("--dataset", "digits", "--points", 260, "--width", 16, "--init_scale", 2, "--lr")
+    words = (*words, 0.005, "--batch_size", 50, "--device", "cpu", "--steps", 600, "--name", "r")
+    seven = ("--jr", 0, "--jr_weight", 0.002, "--num_logs", 300)
+    assert inhibiting_generalisation.main([str(word) for word in (*words, *seven)]) == 0
+    assert main("--run", "inhibiting_generalisation/r", "--half_width", 0.5) == 0
+    (folder,) = RUNS.iterdir()
+    assert folder.name == "half_width=0.5,run=inhibiting_generalisation_r"
+    whole, x, pictures = drawn.pop()
+    there = kept_moments("runs/inhibiting_generalisation/r")
+    assert [p.moment for p in pictures] == ["memorised", "generalised", "last"]
+    steps = [p.step for p in pictures]
+    assert steps == [there[p.moment].step for p in pictures] == sorted(set(steps))
+    assert len(read_config(folder / "config.yaml")["results"]) == 3
+    figure(whole, x, pictures)
+    assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+    assert main(*words, "--jr", 0.002, "--num_logs", 2) == 0
+    here = kept_moments(RUNS / "r")
+    assert here["last"].step == 600
+    for name, weight in there["last"].weights.items():
+        torch.testing.assert_close(here["last"].weights[name], weight)
+
+
+def test_an_aligned_network_says_so_beneath_its_centroids():
+    x = 2.5 * torch.eye(3, 64, dtype=torch.float64)
+    x[:, :3] -= 0.5  # so that no point is on the side of another's unit
+    network = relu_mlp_of({"0.weight": x, "2.weight": torch.ones(10, 3, dtype=torch.float64)})
+    around = windows(network, x, (0, 1, 2), 0.5, 100)
+    for point, one in zip(x, around, strict=True):
+        torch.testing.assert_close(one.centroid(), 10 * point)
+    saved = []
+    whole = SimpleNamespace(
+        options=SimpleNamespace(samples=(0, 1, 2)), command=str, save_figure=saved.append
+    )
+    picture = Picture(0, "r", "r", "last", 1, network, around, [])
+    linear_regions.figure(whole, x, [picture])
+    axes = [a for a in saved[0].axes if a.get_xlabel().startswith("centroid")]
+    assert [a.get_xlabel() for a in axes] == ["centroid, cosine 1.00"] * 3
+    for shown, point in zip(axes, x, strict=True):
+        (image,) = shown.images
+        values = torch.as_tensor(image.get_array())
+        assert values.shape == (8, 8) and values.argmax() == point.argmax()
+        assert image.norm.vmin == -image.norm.vmax
+        red, _, blue, _ = image.cmap(image.norm(values.max()))
+        assert red > blue
