@@ -3,18 +3,12 @@
 Claims: memorising costs more the more there is to memorise and the rule of modular addition does
 not; where the two cost the same lies the critical size of the data set, and beyond it networks
 generalise. Cost is the squared norm ‖W₁‖² + ‖W₂‖² that is left of a two-layer network which fits
-its training pairs exactly, when Musat's flow (lab/flow.py) has brought it down to where it hardly
-falls. Random labels can be memorised only; they are the price of the table.
+its training pairs exactly, when Musat's flow (lab/methods/flow.py) has brought it down to where it
+hardly falls. Random labels can be memorised only; they are the price of the table.
 
-    python circuit_efficiency.py
+    python circuit_efficiency.py    # 2.6 min; an update is a flow: one size, seed, kind of labels
 
-One update is one cell, a flow for one size, seed and kind of labels.
-
-Result, p = 23, ReLU, width 512, 3 seeds, 2.6 minutes on two CPU cores: true labels
-cost more than random ones in small sets and less from 184 pairs on (180, 193, 177; 182 with a
-quarter of the tolerance), where the test accuracy is 0.16 to 0.33; it reaches one half at 199 to
-205 pairs. Beyond, the cost grows by 0.58 a pair with random labels and by 0.18 with true ones: more
-slowly, but it does grow.
+Verdict, three seeds: they hold, but the rule's cost grows; results/README.md, "What the rule".
 """
 
 import math
@@ -22,26 +16,19 @@ from dataclasses import dataclass
 
 import numpy
 import torch
+from torch.nn.functional import one_hot
 
-from lab import plots
-from lab.commands import command
-from lab.compare import compare
-from lab.errors import UserError
-from lab.flow import ACTIVATIONS, RIDGE, ZeroLossFlow
-from lab.modular import modular_addition
-from lab.options import Shared, option, parse
-from lab.runs import Run
-from lab.seeds import generator
-from lab.training import train
-
-WINDOW = 1.0  # units of time over which the fall of the squared norm is taken
-
-
-# Panels of --compare: what a column, or two, shows of each run.
-COMPARED = {
-    "least squared norm at zero loss": ("squared_norm",),
-    "test accuracy": ("test_accuracy",),
-}
+from lab.bench import plots
+from lab.bench.cli import script
+from lab.bench.errors import UserError
+from lab.bench.loop import training
+from lab.bench.options import option, parse
+from lab.bench.runs import Run
+from lab.bench.seeds import generator
+from lab.bench.shared import Shared
+from lab.data.modular import modular_addition
+from lab.measures.costs import critical_sizes, tables
+from lab.methods.flow import ACTIVATIONS, RIDGE, ZeroLossFlow
 
 
 @dataclass
@@ -72,6 +59,14 @@ class Options(Shared):
     dtype: str = option("float64", "precision; float32 cannot invert H Hᵀ", choices=("float64",))
 
 
+WINDOW = 1.0  # units of time over which the fall of the squared norm is taken
+AGAINST = "pairs"
+PANELS = {
+    "least squared norm at zero loss": ("squared_norm",),
+    "test accuracy": ("test_accuracy",),
+}
+
+
 def cells(o: Options) -> list[tuple[int, int, bool]]:
     """(pairs, seed, random labels) of each cell, one seed after the other."""
     if o.least_pairs >= o.most_pairs:
@@ -97,8 +92,8 @@ def begin(o: Options, pairs: int, seed: int, random_labels: bool, device: torch.
     if not pairs < o.p**2:
         raise UserError(f"--most_pairs takes less than all {o.p**2} pairs, got {pairs}")
     t = modular_addition(o.p, pairs / o.p**2, seed, random_labels)
-    x = torch.nn.functional.one_hot(t.pairs + torch.tensor([0, o.p]), 2 * o.p).sum(1).double()
-    y = torch.nn.functional.one_hot(t.labels, o.p).double() - 1 / o.p
+    x = one_hot(t.pairs + torch.tensor([0, o.p]), 2 * o.p).sum(1).double()
+    y = one_hot(t.labels, o.p).double() - 1 / o.p
     w1 = torch.empty(2 * o.p, o.width, dtype=torch.float64)
     w1.normal_(std=o.init_std, generator=generator(seed, "first layer"))
     flow = ZeroLossFlow(
@@ -108,10 +103,9 @@ def begin(o: Options, pairs: int, seed: int, random_labels: bool, device: torch.
 
 
 def run_cells(run: Run, o: Options) -> None:
-    grid = cells(o)
-    row: dict[str, float] = {}
-
-    def update(step: int) -> torch.Tensor:
+    grid, row = cells(o), dict[str, float]()
+    # A cell's row is recorded before it can be saved as done, so that no state is left to keep.
+    for step in training(run, lambda _: row, measured=range(1, len(grid) + 1)):  # noqa: B023
         pairs, seed, random_labels = grid[step]
         x_test, labels, flow = begin(o, pairs, seed, random_labels, run.device)
         squared_norm, count = float(flow.advance()), 1
@@ -121,71 +115,23 @@ def run_cells(run: Run, o: Options) -> None:
             if now - since >= WINDOW:
                 fall = math.log(before / squared_norm) / (now - since)
                 since, before = now, squared_norm
-        end = flow.here()
-        row.update(
-            pairs=pairs,
-            seed=seed,
-            random_labels=random_labels,
-            squared_norm=float(end.squared_norms.sum()),
-            train_error=float((flow.outputs(flow.x, end.w2) - flow.y).square().mean()),
-            test_accuracy=float((flow.outputs(x_test, end.w2).argmax(1) == labels).double().mean()),
-            time=flow.time,
-            fall=fall,
-            euler_steps=count,
-        )
-        return end.squared_norms.sum()
-
-    # A cell's row is recorded before it can be saved as done, so that no state is left to keep.
-    train(run, update, lambda step: row, {}, measured=range(1, len(grid) + 1))
-
-
-def tables(run: Run, o: Options) -> dict[str, numpy.ndarray]:
-    """Columns of the metrics as (seeds, sizes) tables, those of random labels as `random_…`."""
-    m = run.metrics()
-    shaped = {key: column.reshape(o.seeds, o.sizes, 2) for key, column in m.items()}
-    true = {key: table[..., 0] for key, table in shaped.items()}
-    return true | {f"random_{key}": table[..., 1] for key, table in shaped.items()}
-
-
-def crossing(pairs: numpy.ndarray, difference: numpy.ndarray) -> float:
-    """Where a difference last rises above zero, interpolated linearly; nan if it does not."""
-    rises = numpy.flatnonzero((difference[:-1] <= 0) & (difference[1:] > 0))
-    if not len(rises):
-        return math.nan
-    i = rises[-1]
-    share = -difference[i] / (difference[i + 1] - difference[i])
-    return float(pairs[i] + share * (pairs[i + 1] - pairs[i]))
-
-
-def results(run: Run, o: Options) -> dict[str, object]:
-    """Critical sizes by norm and by accuracy, one a seed, and how fast the norms grow beyond."""
-    t = tables(run, o)
-    pairs = t["pairs"][0]
-    true, random = t["squared_norm"], t["random_squared_norm"]
-    critical = [crossing(pairs, difference) for difference in random - true]
-    beyond = pairs > numpy.mean(critical)
-    slopes = [
-        float(numpy.polyfit(pairs[beyond], norms.mean(0)[beyond], 1)[0])
-        if beyond.sum() > 1
-        else math.nan
-        for norms in (true, random)
-    ]
-    return {
-        "critical_pairs": critical,
-        "pairs_at_test_accuracy_0.5": [crossing(pairs, a - 0.5) for a in t["test_accuracy"]],
-        "test_accuracy_at_critical_pairs": [
-            float(numpy.interp(c, pairs, a))
-            for c, a in zip(critical, t["test_accuracy"], strict=True)
-        ],
-        "squared_norm_per_pair_beyond": dict(zip(("true", "random"), slopes, strict=True)),
-    }
+        end = flow.point()
+        right = flow.outputs(x_test, end.w2).argmax(1) == labels
+        row |= {"pairs": pairs, "seed": seed, "random_labels": random_labels}
+        row |= {
+            "squared_norm": float(end.squared_norms.sum()),
+            "train_error": float((flow.outputs(flow.x, end.w2) - flow.y).square().mean()),
+            "test_accuracy": float(right.double().mean()),
+        }
+        row |= {"time": flow.time, "fall": fall, "euler_steps": count}
 
 
 def figure(run: Run, o: Options) -> None:
-    t, found = tables(run, o), results(run, o)
+    t = tables(run.metrics(), o.seeds, o.sizes)
+    found = critical_sizes(t)
     pairs = t["pairs"][0]
     blue, orange = plots.COLOURS[:2]
-    drawing, (left, right) = plots.panels(2, run.command())
+    drawing, (left, right) = plots.panels(2, run.begun_by)
     for name, prefix, colour in (("true labels", "", blue), ("random labels", "random_", orange)):
         for panel, key in ((left, "squared_norm"), (right, "test_accuracy")):
             table = t[prefix + key]
@@ -200,29 +146,22 @@ def figure(run: Run, o: Options) -> None:
             panel.axvspan(critical.min(), critical.max(), color="#000000", alpha=0.15, lw=0)
             panel.axvline(critical.mean(), color="#000000", lw=1.2, ls="--", label=label)
     left.set_ylabel("least squared norm at zero loss")
-    right.set_ylabel("test accuracy")
-    right.set_ylim(-0.03, 1.03)
+    right.set(ylabel="test accuracy", ylim=(-0.03, 1.03))
     for panel in (left, right):
         panel.set_xlabel(f"training pairs of {o.p**2}")
-    left.legend(loc="lower right")
-    left.set_title(f"mean and range of {o.seeds} seeds", fontsize=10)
+    left.legend(title=f"mean and range of {o.seeds} seeds", loc="lower right")
     run.save_figure(drawing)
 
 
-@command
+@script
 def main(argv=None) -> None:
     o = parse(Options, __doc__, argv)
-    if o.compare:
-        compare("circuit_efficiency", o, COMPARED, against="pairs")
-        return
-    grid = cells(o)
-    o.steps = len(grid)
+    o.steps = len(cells(o))
     # The largest set shows before the run's folder is made whether the options fit together.
     begin(o, o.most_pairs, o.seed, False, o.torch_device())
     run = Run("circuit_efficiency", o)
-    if not run.finished:
-        run_cells(run, o)
-        run.store(results(run, o))
+    run_cells(run, o)
+    run.store(critical_sizes(tables(run.metrics(), o.seeds, o.sizes)))
     figure(run, o)
     print(run.folder)
 

@@ -5,56 +5,41 @@ a + b mod 113 (Section 4.3). Claims: GrokAlign keeps the embedding's Fourier nor
 classification-style solution, and does not bring grokking forward (Figure 8); with embedding and
 unembedding fixed that is the only solution left, and GrokAlign does bring it forward (Figure 9).
 
-    python modular_addition.py                                   # weight decay only
-    python modular_addition.py --jr 1e-3                         # Figure 8
-    python modular_addition.py --fixed_embedding                 # Figure 9, weight decay only
-    python modular_addition.py --fixed_embedding --jr 1e-3       # Figure 9
-    python modular_addition.py --compare RUN RUN                 # any of them in one figure
-
-The 48,000 updates take 36 minutes on one CPU thread with weight decay alone, 106 with GrokAlign.
-In under three minutes, a smaller modulus groks in the same way, by step 3,453:
-
-    python modular_addition.py --p 59 --train_fraction 0.4 --steps 5000
+    python modular_addition.py                                   # weight decay only, 36 min
+    python modular_addition.py --jr 1e-3                         # Figure 8, 106 min
+    python modular_addition.py --fixed_embedding [--jr 1e-3]     # Figure 9, the same times
+    python modular_addition.py --p 59 --train_fraction 0.4 --steps 5000   # under 3 min: it groks
+    python sweep.py configs/figure_8.yaml                        # both runs of Figure 8; 9 likewise
+    python report.py compare modular_addition default jr=0.001   # Figure 8 from these
+    python report.py frequency_norms default jr=0.001            # the embeddings' Fourier norms
 
 Test pairs come in two kinds. One embedding serves both operands, so that (a, b) is solved once
 (b, a) trains; `test_accuracy_unmirrored` is that of the pairs (a, b) with neither order training.
-
 Jacobians, of the regulariser and of the alignment, are by the three token embeddings, that of "="
 among them, as in the official code, and alignment is that of training pairs.
 
-Result, 2 seeds (--steps 10000, 15000 with weight decay alone). With weight decay it groks at step
-5,393 and 8,994; with GrokAlign it has come to 0.88 and 0.36 at 10,000, and the Gini coefficients
-of embedding and unembedding to 0.17–0.21 and 0.09–0.13 instead of 0.35. With both fixed,
-unmirrored test pairs stay at 0.001 with weight decay and rise to 0.23 with GrokAlign, in both
-seeds. Until step 2,000 the test accuracy is that of mirror images. Mean alignment stays
-within ±0.08.
+Verdict: results/README.md, section "Modular addition".
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
-from lab import fourier, plots
-from lab.commands import command
-from lab.compare import compare
-from lab.errors import UserError
-from lab.modular import OPERATIONS, SPLITS, ModularTask, ModularTransformer, modular_addition
-from lab.options import Shared, option, parse
-from lab.runs import Run, first_step
-from lab.seeds import generator
-from lab.training import train
-from utils import Centroids, JacobianRegulariser
-
-MEMORISED, GROKKED = 0.99, 0.95  # training and test accuracy that count as such
-KEY_FREQUENCIES = 5
-SUMS = ("add", "subtract")  # operations with waves in the answer, as many pairs to each answer
-
-# Panels of --compare: what a column, or more, shows of each run.
-COMPARED = {
-    "accuracy": ("test_accuracy", "test_accuracy_unmirrored", "train_accuracy"),
-    "centroid alignment (mean)": ("alignment",),
-    "Gini coefficient": ("gini_embedding", "gini_unembedding", "gini_logit_map"),
-}
+from lab.bench.cli import script
+from lab.bench.errors import UserError
+from lab.bench.files import first_step
+from lab.bench.loop import training
+from lab.bench.options import option, parse
+from lab.bench.plots import metric_panels
+from lab.bench.runs import Run
+from lab.bench.seeds import generator
+from lab.bench.shared import Shared
+from lab.data.modular import OPERATIONS, SPLITS, ModularTask, modular_addition
+from lab.fast.modular_tables import ModularRegulariser, ModularTransformer
+from lab.measures.fourier import frequency_norms, gini
+from lab.measures.progress import progress
+from utils import Centroids
 
 
 @dataclass
@@ -91,7 +76,20 @@ class Options(Shared):
     num_logs: int = option(48, "measurements, log-spaced, first and last included", least=2)
 
 
-def network_of(o: Options) -> ModularTransformer:
+EVENTS = {  # of which the first step is stored -> column, and the level that it passes
+    "memorised_at": ("train_accuracy", 0.99),
+    "grokked_at": ("test_accuracy", 0.95),
+    "grokked_at_unmirrored": ("test_accuracy_unmirrored", 0.95),
+}
+SUMS = ("add", "subtract")  # operations with waves in the answer, as many pairs to each answer
+PANELS = {
+    "accuracy": ("test_accuracy", "train_accuracy", "test_accuracy_unmirrored"),
+    "centroid alignment (mean and range)": ("alignment", "alignment_min", "alignment_max"),
+    "Gini coefficient": ("gini_embedding", "gini_unembedding", "gini_logit_map"),
+}
+
+
+def initial_network(o: Options) -> ModularTransformer:
     return ModularTransformer(o.p, o.d_model, o.heads, o.d_mlp, generator(o.seed, "network"))
 
 
@@ -101,44 +99,10 @@ def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, precision: str) ->
     return torch.nn.functional.cross_entropy(logits.double() if float64 else logits.float(), labels)
 
 
-def progress(
-    logits: torch.Tensor, labels: torch.Tensor, train_set: torch.Tensor, precision: str
-) -> dict[str, torch.Tensor]:
-    """Progress measures of Nanda et al. by the strongest waves in the answer, at this step.
-
-    Restricted loss, of all pairs: of these waves and the mean alone. Excluded loss, of the
-    training pairs: of the logits without these waves. Nanda et al. take the waves of the final
-    network instead.
-
-    Args:
-        logits: (p², p) of all pairs, p to each answer.
-        labels: (p²,), the answers.
-        train_set: (n,), indices of the training pairs.
-        precision: of the losses.
-    """
-    p = logits.shape[1]
-    by_answer = torch.zeros_like(logits[:p]).index_add(0, labels, logits) / p  # (answers, classes)
-    norms = fourier.frequency_norms(by_answer)
-    keys = norms.topk(min(KEY_FREQUENCIES, len(norms))).indices + 1
-    waves = fourier.component(by_answer, keys)
-    y = labels[train_set]
-    return {
-        "restricted_loss": cross_entropy(
-            logits.mean(0) + waves, torch.arange(p, device=labels.device), precision
-        ),
-        "excluded_loss": cross_entropy(logits[train_set] - waves[y], y, precision),
-        **{f"key_frequency_{i}": key for i, key in enumerate(keys, start=1)},
-    }
-
-
-def train_network(run: Run, o: Options, task: ModularTask) -> None:
-    pairs, labels, train_set, test_set, unmirrored = (
-        part.to(run.device)
-        for part in (task.pairs, task.labels, task.train, task.test, task.unmirrored())
-    )
-    x, y = pairs[train_set], labels[train_set]
-    precision = o.loss_precision
-    network = network_of(o).to(run.device, o.torch_dtype())
+def train(run: Run, o: Options, task: ModularTask) -> None:
+    _, pairs, labels, train_set, test_set = task = task.to(run.device)
+    x, y, unmirrored = pairs[train_set], labels[train_set], task.unmirrored()
+    network = initial_network(o).to(run.device, o.torch_dtype())
     if o.fixed_embedding:
         network.token_embedding.requires_grad_(False)
         network.unembedding.requires_grad_(o.trainable_unembedding)
@@ -146,130 +110,58 @@ def train_network(run: Run, o: Options, task: ModularTask) -> None:
     optimiser = torch.optim.AdamW(
         parameters, o.lr, betas=(0.9, o.beta2), weight_decay=o.weight_decay, fused=True
     )
-
-    def of_embeddings(points: torch.Tensor) -> torch.Tensor:  # (B, 3, d_model) → (B, p)
-        return network.from_embeddings(points).flatten(1)
-
-    projections = generator(o.seed, "projections")
-    regulariser = JacobianRegulariser(of_embeddings, generator=projections)
-    centroids = Centroids(of_embeddings)
-
-    def update(step: int) -> torch.Tensor:
-        if o.warmup > 0:
-            optimiser.param_groups[0]["lr"] = o.lr * min(1, (step + 1) / o.warmup)
-        if o.jr > 0:
-            outputs, jacobian_norm = network.outputs_and_norm(x, regulariser.directions)
-            loss = cross_entropy(outputs, y, precision) + o.jr * jacobian_norm
-        else:
-            loss = cross_entropy(network(x), y, precision)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        return loss
+    loss_fn = partial(cross_entropy, precision=o.loss_precision)
+    regulariser = ModularRegulariser(network, generator=run.generator("projections"))
+    centroids = Centroids(network.from_points)
 
     def measure(step: int) -> dict[str, torch.Tensor]:
         logits = network.grid().flatten(0, 1)  # of all pairs, in their order
         right = (logits.argmax(1) == labels).to(logits.dtype)
-        tokens = torch.nn.functional.pad(x, (0, 1), value=o.p)  # a, b, "="
-        alignments = centroids(network.embed(tokens)).alignments
-        matrices = {
-            "embedding": network.token_embedding[: o.p],  # without "="
-            "unembedding": network.unembedding,
-            "logit_map": network.unembedding @ network.mlp_out,  # Nanda et al.'s W_L
-        }
+        alignments = centroids(network.points(x)).alignments
+        logit_map = network.unembedding @ network.mlp_out  # Nanda et al.'s W_L
         return {
-            "loss": cross_entropy(logits[train_set], y, precision),
-            "test_loss": cross_entropy(logits[test_set], labels[test_set], precision),
+            "loss": loss_fn(logits[train_set], y),
+            "test_loss": loss_fn(logits[test_set], labels[test_set]),
             "train_accuracy": right[train_set].mean(),
             "test_accuracy": right[test_set].mean(),
             "test_accuracy_unmirrored": right[unmirrored].mean(),
             "alignment": alignments.mean(),
             "alignment_min": alignments.min(),
             "alignment_max": alignments.max(),
-            **{
-                f"gini_{name}": fourier.gini(fourier.frequency_norms(matrix))
-                for name, matrix in matrices.items()
-            },
-            **(progress(logits, labels, train_set, precision) if o.operation in SUMS else {}),
+            "gini_embedding": gini(frequency_norms(network.token_embedding[: o.p])),  # without "="
+            "gini_unembedding": gini(frequency_norms(network.unembedding)),
+            "gini_logit_map": gini(frequency_norms(logit_map)),
+            **(progress(logits, labels, train_set, loss_fn) if o.operation in SUMS else {}),
         }
 
-    train(
-        run,
-        update,
-        measure,
-        {"network": network, "optimiser": optimiser, "projections": projections},
-        stop=lambda row: o.stop_at is not None and row["test_accuracy"] > o.stop_at,
-    )
+    def stop(row: dict[str, float]) -> bool:
+        return o.stop_at is not None and row["test_accuracy"] > o.stop_at
+
+    for step in training(run, measure, stop=stop, network=network, optimiser=optimiser):
+        if o.warmup > 0:
+            optimiser.param_groups[0]["lr"] = o.lr * min(1, (step + 1) / o.warmup)
+        outputs, norm = regulariser.outputs_and_norm(x) if o.jr > 0 else (network(x), 0.0)
+        loss = loss_fn(outputs, y) + o.jr * norm
+        optimiser.zero_grad()
+        loss.backward(inputs=parameters)
+        optimiser.step()
+
     m = run.metrics()
-    run.store(
-        {
-            "memorised_at": first_step(m, "train_accuracy", MEMORISED),
-            "grokked_at": first_step(m, "test_accuracy", GROKKED),
-            "grokked_at_unmirrored": first_step(m, "test_accuracy_unmirrored", GROKKED),
-        }
-    )
+    run.store({name: first_step(m, *passed) for name, passed in EVENTS.items()})
 
 
-def figure(run: Run, o: Options) -> None:
-    m = run.metrics()
-    blue, vermilion, green, *_, black = plots.COLOURS
-    drawing, panels = plots.panels(2, run.command(), rows=2)
-    (accuracies, alignment), (ginis, norms) = panels
-    alignment.fill_between(
-        m["step"], m["alignment_min"], m["alignment_max"], color=blue, alpha=0.25, lw=0
-    )
-    lines = (
-        (accuracies, "train_accuracy", "train", black, "--"),
-        (accuracies, "test_accuracy", "test", black, "-"),
-        (accuracies, "test_accuracy_unmirrored", "test, neither order trains", blue, "-"),
-        (alignment, "alignment", "mean, range shaded", blue, "-"),
-        (ginis, "gini_embedding", "embedding $W_E$", vermilion, "-"),
-        (ginis, "gini_unembedding", "unembedding $W_U$", green, "-"),
-        (ginis, "gini_logit_map", "logit map $W_U W_{out}$", green, "--"),
-    )
-    plots.curves(m, lines)
-    for axes in (accuracies, alignment, ginis):
-        plots.step_axis(axes, m["step"][-1])
-    before, after = network_of(o).state_dict(), run.saved_state("network")
-    for moment, state, style in (("before", before, ":"), ("after", after, "-")):
-        for name, colour in (("token_embedding", vermilion), ("unembedding", green)):
-            of_frequency = fourier.frequency_norms(state[name][: o.p])
-            norms.plot(
-                range(1, len(of_frequency) + 1),
-                of_frequency,
-                color=colour,
-                ls=style,
-                label=f"{name.removeprefix('token_')}, {moment}",
-            )
-    norms.set_xlabel("frequency")
-    norms.set_ylim(0, 1.3 * norms.dataLim.y1)  # room for the legend
-    labels = ("accuracy", "centroid alignment", "Gini coefficient", "norm of a frequency")
-    for axes, label in zip(panels.flat, labels, strict=True):
-        axes.set_ylabel(label)
-        axes.legend(loc="upper left", ncols=2 if axes is norms else 1)
-    run.save_figure(drawing)
-
-
-def check(o: Options) -> None:
-    """Raises UserError for options that do not go together."""
+@script
+def main(argv=None) -> None:
+    o = parse(Options, __doc__, argv)
     if o.d_model % o.heads:
         raise UserError(f"--heads takes a divisor of --d_model {o.d_model}, got {o.heads}")
     if o.trainable_unembedding and not o.fixed_embedding:
         raise UserError("--trainable_unembedding goes with --fixed_embedding, which is not given")
-
-
-@command
-def main(argv=None) -> None:
-    o = parse(Options, __doc__, argv)
-    if o.compare:
-        compare("modular_addition", o, COMPARED)
-        return
-    check(o)
     task = modular_addition(o.p, o.train_fraction, o.seed, operation=o.operation, split=o.split)
     run = Run("modular_addition", o)
-    if not run.finished:
-        train_network(run, o, task)
-    figure(run, o)
+    if not run.results():
+        train(run, o, task)
+    run.save_figure(metric_panels({"": run.metrics()}, PANELS, run.begun_by))
     print(run.folder)
 
 

@@ -1,46 +1,34 @@
 """Norm minimisation on the zero-loss manifold groks modular addition (Musat 2025).
 
 A two-layer network that fits its training pairs from the first moment on, and only minimises its
-squared norm, by the flow of arXiv 2511.01938 (lab/flow.py). Claims: it generalises late, as
-ordinary training does, and comes to represent numbers by Fourier features, on circles; the sibling
-project adds that their norms equalise and their real and imaginary parts become orthogonal.
+squared norm, by the flow of arXiv 2511.01938 (lab/methods/flow.py). Claims: it generalises late, as
+ordinary training does, and comes to represent numbers by Fourier features, on circles; the project
+grokking-mechanism-test adds that their norms equalise and their parts become orthogonal.
 
-    python norm_minimisation.py                    # the flow
+    python norm_minimisation.py                    # the flow, 10 s
     python norm_minimisation.py --random_labels    # control: nothing to generalise
     python norm_minimisation.py --activation gelu  # or square, or --tied embeddings
-    python norm_minimisation.py --sgd              # AdamW from the same start beside it
-    python norm_minimisation.py --config configs/norm_minimisation_gd.yaml   # gradient descent
+    python norm_minimisation.py --sgd              # AdamW from the same start as well, 90 s
+    python norm_minimisation.py --config configs/norm_minimisation_gd.yaml    # or gradient descent
 
-Result, p = 23, 264 of 529 pairs, float64, 3 seeds of each kind of flow: the train error stays below
-1e-13 and the test accuracy passes 0.95 at time 3.6 to 4.0 (ReLU), 2.0 (GELU), 2.4 to 2.6 (square),
-6.4 to 7.3 (tied); random labels stay at chance. The energy in each neuron's strongest frequency
-rises from 0.27 (chance) to 0.81, with random labels to 0.29. That the norms equalise and the parts
-become orthogonal says little: a wide random embedding has both already, and with square units
-the norms' spread doubles. Of the optimisers, 3 seeds each: gradient descent with little decay
-does as the flow does, later (0.95 at time 7.3 to 8.0); AdamW at 15.4 to 18.7, while its squared
-norm grows. About 10 s of CPU time, with AdamW 90 s, with gradient descent 2 min, on one thread.
+Verdict, three seeds: the flow is enough; results/README.md, "Norm minimisation".
 """
 
 from dataclasses import dataclass
 
 import torch
+from torch.nn.functional import one_hot
 
-from lab import fourier, plots
-from lab.commands import command
-from lab.compare import compare
-from lab.flow import ACTIVATIONS, RIDGE, ZeroLossFlow
-from lab.modular import ModularTask, modular_addition
-from lab.options import Shared, option, parse
-from lab.runs import Run
-from lab.seeds import generator
-from lab.training import train
-
-# Panels of --compare: what a column, or two, shows of each run.
-COMPARED = {
-    "accuracy": ("test_accuracy", "train_accuracy"),
-    "squared norm of the weights": ("squared_norm",),
-    "frequency dominance": ("frequency_dominance",),
-}
+from lab.bench.cli import script
+from lab.bench.loop import training
+from lab.bench.options import option, parse
+from lab.bench.runs import Run
+from lab.bench.seeds import generator
+from lab.bench.shared import Shared
+from lab.data.modular import ModularTask, modular_addition
+from lab.drawings.norms import norm_figure
+from lab.measures import fourier
+from lab.methods.flow import ACTIVATIONS, RIDGE, ZeroLossFlow
 
 
 @dataclass
@@ -69,6 +57,13 @@ class Options(Shared):
     dtype: str = option("float64", "precision; float32 cannot invert H Hᵀ", choices=("float64",))
 
 
+PANELS = {
+    "accuracy": ("test_accuracy", "train_accuracy"),
+    "squared norm of the weights": ("squared_norm",),
+    "frequency dominance": ("frequency_dominance",),
+}
+
+
 def task(o: Options) -> ModularTask:
     everything = modular_addition(o.p, o.train_fraction, o.seed, o.random_labels)
     if not o.tied:
@@ -80,11 +75,11 @@ def task(o: Options) -> ModularTask:
     return everything._replace(train=train, test=test)
 
 
-def one_hot(o: Options, pairs: torch.Tensor) -> torch.Tensor:
+def encoded(o: Options, pairs: torch.Tensor) -> torch.Tensor:
     """(B, 2p), or (B, p) counts for tied embeddings."""
     if not o.tied:
         pairs = pairs + torch.tensor([0, o.p])
-    return torch.nn.functional.one_hot(pairs, o.p if o.tied else 2 * o.p).sum(1).double()
+    return one_hot(pairs, o.p if o.tied else 2 * o.p).sum(1).double()
 
 
 def initial_weights(o: Options) -> torch.Tensor:  # (2p or p, h)
@@ -100,40 +95,27 @@ def embedding(o: Options, w1: torch.Tensor) -> torch.Tensor:
 class Network(torch.nn.Module):
     """The same network, σ(X W₁) W₂, for ordinary training."""
 
-    def __init__(self, w1: torch.Tensor, w2: torch.Tensor) -> None:
+    def __init__(self, *weights: torch.Tensor) -> None:
         super().__init__()
-        self.w1 = torch.nn.Parameter(w1.clone())
-        self.w2 = torch.nn.Parameter(w2.clone())
+        self.w1, self.w2 = (torch.nn.Parameter(w.clone()) for w in weights)
         self.register_buffer("steps", torch.zeros((), dtype=torch.float64))  # updates
 
 
 def start(o: Options, device: torch.device):
     """Inputs and centred targets of all pairs, the task, and the flow at its start."""
     t = task(o)
-    x = one_hot(o, t.pairs).to(device)
-    y = (torch.nn.functional.one_hot(t.labels, o.p).double() - 1 / o.p).to(device)
+    x = encoded(o, t.pairs).to(device)
+    y = (one_hot(t.labels, o.p).double() - 1 / o.p).to(device)
     t = ModularTask(o.p, *(part.to(device) for part in t[1:]))
     w1 = initial_weights(o).to(device)
     return x, y, t, ZeroLossFlow(x[t.train], y[t.train], w1, o.activation, o.ridge)
 
 
-def train_network(run: Run, o: Options, x, y, t: ModularTask, flow: ZeroLossFlow) -> None:
-    network = Network(flow.w1, flow.here().w2)
+def train(run: Run, o: Options, x, y, t: ModularTask, flow: ZeroLossFlow) -> None:
+    network = Network(flow.w1, flow.point().w2)
     kind = {"adamw": torch.optim.AdamW, "gd": torch.optim.SGD}[o.optimiser]
     optimiser = kind(network.parameters(), lr=o.lr, weight_decay=o.weight_decay)
     x_train, y_train = x[t.train], y[t.train]
-
-    def update(step: int) -> torch.Tensor:
-        squared_norm = flow.advance()
-        # The weights decay by the factor 1 − lr · weight_decay a step: so long is the step.
-        while o.sgd and network.steps * o.lr * o.weight_decay < flow.time:
-            hidden, _ = flow.activation(x_train @ network.w1)
-            loss = 0.5 * (hidden @ network.w2 - y_train).square().sum(1).mean()
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            network.steps += 1
-        return squared_norm
 
     def describe(w1: torch.Tensor, w2: torch.Tensor) -> dict[str, torch.Tensor]:
         outputs = flow.activation(x @ w1)[0] @ w2
@@ -152,95 +134,35 @@ def train_network(run: Run, o: Options, x, y, t: ModularTask, flow: ZeroLossFlow
             "ellipticity": fourier.ellipticity(features),
         }
 
-    @torch.no_grad()
     def measure(step: int) -> dict[str, torch.Tensor | float]:
-        row = {"time": flow.time, **describe(flow.w1, flow.here().w2)}
+        row = {"time": flow.time, **describe(flow.w1, flow.point().w2)}
         if o.sgd:
-            beside = describe(network.w1, network.w2)
-            row |= {"trained_steps": network.steps}
-            row |= {f"trained_{key}": value for key, value in beside.items()}
+            trained = {"steps": network.steps, **describe(network.w1, network.w2)}
+            row |= {f"trained_{key}": value for key, value in trained.items()}
         return row
 
-    state = {"flow": flow}
-    if o.sgd:
-        state |= {"network": network, "optimiser": optimiser}
-    train(run, update, measure, state)
+    state = {"network": network, "optimiser": optimiser} if o.sgd else {}
+    for step in training(run, measure, flow=flow, **state):
+        flow.advance()
+        # The weights decay by the factor 1 − lr · weight_decay an update: so long is each of them.
+        while o.sgd and network.steps * o.lr * o.weight_decay < flow.time:
+            hidden, _ = flow.activation(x_train @ network.w1)
+            loss = 0.5 * (hidden @ network.w2 - y_train).square().sum(1).mean()
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            network.steps += 1
 
 
-def figure(run: Run, o: Options) -> None:
-    m = run.metrics()
-    drawing, axes = plots.panels(3, run.command(), rows=2)
-    (accuracies, norms, orders), (before, after, spectrum) = axes
-    blue, orange, green, pink = plots.COLOURS[:4]
-
-    lines = [
-        (accuracies, "train_accuracy", "train, flow", blue, "--"),
-        (accuracies, "test_accuracy", "test, flow", blue, "-"),
-        (norms, "squared_norm", "flow, ‖W₁‖² + ‖W₂‖²", blue, "-"),
-        (norms, "squared_norm_1", "flow, ‖W₁‖²", blue, "--"),
-        (norms, "squared_norm_2", "flow, ‖W₂‖²", blue, ":"),
-        (orders, "frequency_dominance", "frequency dominance", blue, "-"),
-        (orders, "orthogonality", "orthogonality", pink, "-"),
-        (orders, "ellipticity", "ellipticity", green, "-"),
-        (orders, "norm_spread", "norm spread", orange, "-"),
-    ]
-    if o.sgd:
-        lines += [
-            (accuracies, "trained_train_accuracy", f"train, {o.optimiser}", orange, "--"),
-            (accuracies, "trained_test_accuracy", f"test, {o.optimiser}", orange, "-"),
-            (norms, "trained_squared_norm", o.optimiser, orange, "-"),
-        ]
-    plots.curves(m, lines, against="time")
-    accuracies.set_title(f"the flow's train error ≤ {m['train_error'].max():.0e}", fontsize=10)
-    accuracies.set_ylabel("accuracy")
-    norms.set_yscale("log")
-    norms.set_ylabel("squared norm")
-    orders.set_ylabel("measure of the embedding")
-    orders.set_ylim(-0.03, 1.03)
-    for panel in (accuracies, norms, orders):
-        panel.set_xscale("symlog", linthresh=0.1, linscale=0.5)
-        panel.set_xlim(0, max(m["time"][-1], 0.1))
-        panel.set_xlabel("time, in units of 1 / (learning rate × weight decay)")
-        panel.legend(loc="best")
-
-    first = embedding(o, initial_weights(o))
-    last = embedding(o, run.saved_state("flow")["w1"])
-    k = int(fourier.frequency_norms(last).argmax()) + 1
-    # The same neurons in both panels, chosen at the end: in all neurons together every frequency
-    # of a wide random embedding already draws a circle.
-    tuned = fourier.strongest_frequency(last) == k
-    for panel, features, when in ((before, first, "at the start"), (after, last, "at the end")):
-        points = fourier.plane(features[:, tuned], k)
-        turn = [a * pow(k, -1, o.p) % o.p for a in range(o.p + 1)]  # neighbours on the circle
-        panel.plot(*points[turn].T, color="#999999", lw=1)
-        panel.scatter(*points.T, c=range(o.p), cmap=plots.SEQUENTIAL, s=40, zorder=2)
-        for a, point in enumerate(points.tolist()):
-            panel.annotate(str(a), point, xytext=(4, 4), textcoords="offset points", fontsize=8)
-        panel.set_aspect("equal", "datalim")
-        panel.set_title(f"frequency {k}, {int(tuned.sum())} neurons, {when}", fontsize=10)
-        panel.set_xlabel("long axis")
-        panel.set_ylabel("short axis")
-    frequencies = range(1, (o.p - 1) // 2 + 1)
-    spectrum.plot(frequencies, fourier.frequency_norms(first), "o--", color=green, label="start")
-    spectrum.plot(frequencies, fourier.frequency_norms(last), "o-", color=blue, label="end")
-    spectrum.set_ylim(0)
-    spectrum.set_xlabel("frequency")
-    spectrum.set_ylabel("norm of the Fourier feature")
-    spectrum.legend()
-    run.save_figure(drawing)
-
-
-@command
+@script
 def main(argv=None) -> None:
     o = parse(Options, __doc__, argv)
-    if o.compare:
-        compare("norm_minimisation", o, COMPARED)
-        return
     begin = start(o, o.torch_device())  # before the run's folder, since it checks the options
     run = Run("norm_minimisation", o)
-    if not run.finished:
-        train_network(run, o, *begin)
-    figure(run, o)
+    train(run, o, *begin)
+    ends = (embedding(o, w1) for w1 in (initial_weights(o), run.saved_state("flow")["w1"]))
+    optimiser = o.optimiser if o.sgd else None
+    run.save_figure(norm_figure(run.metrics(), *ends, optimiser, run.begun_by))
     print(run.folder)
 
 

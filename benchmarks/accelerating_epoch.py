@@ -2,8 +2,8 @@
 
 The reference is written out below: a DataLoader with two workers over torchvision's transforms,
 autograd, and a forward pass of its own for the regulariser.
-Ours is the update of accelerating_grokking.py, by autograd and by the closed form. Then what an
-update of each row of Table 1 costs.
+Ours is the loop of accelerating_grokking.py, with the regulariser of `utils.py` and its drop-in,
+`lab/fast/relu_norm.py`. Then what an update of each row of Table 1 costs.
 
     python benchmarks/accelerating_epoch.py
 
@@ -17,6 +17,7 @@ import statistics
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -27,13 +28,15 @@ from torchvision import transforms
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import accelerating_grokking as script
-from lab import images
-from lab.batches import minibatch
-from lab.closed_form import ClosedForm
-from lab.runs import Run
-from lab.seeds import generator
+from lab.bench.draws import Batches
+from lab.bench.runs import Run
+from lab.bench.seeds import generator
+from lab.data import images
+from lab.fast.relu_norm import ReluRegulariser
+from lab.networks.mlp import relu_mlp
 from utils import JacobianRegulariser
 
+KINDS = {"autograd": JacobianRegulariser, "drop-in": ReluRegulariser}
 POINTS, BATCH, JR, WARM_UP, REPEATS = 1024, 256, 1e-3, 25, 15  # epochs
 METHODS = {
     "baseline": {},
@@ -45,7 +48,7 @@ METHODS = {
     "Muon": {"optimiser": "muon"},
 }
 UPDATES, TURNS = 60, 5
-KEPT = "closed form, denormals kept"
+KEPT = "drop-in, denormals kept"
 cross_entropy = torch.nn.functional.cross_entropy
 
 
@@ -77,10 +80,9 @@ def training(jr, network, optimiser, pixels, y):
     """A function for each way of training an epoch."""
     parameters = list(network.parameters())
     x = ((pixels.float() / 255 - 0.1307) / 0.3081).flatten(1)
-    regulariser = JacobianRegulariser(network, generator=generator(0))
-    closed_form = ClosedForm(regulariser)
+    regularisers = [kind(network, generator=generator(0)) for kind in KINDS.values()]
     loader = torch.utils.data.DataLoader(Pixels(pixels, y), BATCH, shuffle=True, num_workers=2)
-    epochs = iter(range(10**9))
+    batch, steps = Batches(0, POINTS, BATCH, "shuffled", x.device), iter(range(10**9))
 
     def reference():
         for points, labels in loader:
@@ -95,14 +97,10 @@ def training(jr, network, optimiser, pixels, y):
             loss.backward()
             optimiser.step()
 
-    def batches():
-        epoch = next(epochs)
-        for part in range(POINTS // BATCH):
-            rows = minibatch(0, epoch * (POINTS // BATCH) + part, POINTS, BATCH)
-            yield x[rows], y[rows]
-
-    def by_autograd():
-        for points, labels in batches():
+    def ours(regulariser):
+        for _ in range(batch.epoch_length):
+            batch.at(next(steps))
+            points, labels = batch(x), batch(y)
             if jr:
                 outputs, norm = regulariser.outputs_and_norm(points)
                 loss = cross_entropy(outputs, labels) + jr * norm
@@ -112,12 +110,8 @@ def training(jr, network, optimiser, pixels, y):
             loss.backward(inputs=parameters)
             optimiser.step()
 
-    def by_hand():
-        for points, labels in batches():
-            closed_form.backward(points, lambda f, y=labels: cross_entropy(f, y), jr)
-            optimiser.step()
-
-    return {"reference": reference, "autograd": by_autograd, "closed form": by_hand}
+    ways = {name: partial(ours, r) for name, r in zip(KINDS, regularisers, strict=True)}
+    return {"reference": reference, **ways}
 
 
 def medians(ways):
@@ -143,10 +137,10 @@ def rows_of_table_1(pixels, y):
             for name, options in METHODS.items():
                 o = script.Options(
                     steps=UPDATES, num_logs=2, check_every=UPDATES, stop_at=None, device="cpu",
-                    out_dir=folder, name=f"{name} {turn}", **options,
+                    out_dir=folder, name=f"{name} {turn}", dtype="float32", **options,
                 )  # fmt: skip
                 run = Run("accelerating_grokking", o)
-                script.train_networks([run], data)
+                script.train(run, o, data)
                 taken[name].append(1e3 * run.seconds / UPDATES)
     least = {name: min(times) for name, times in taken.items()}
     print("\nmilliseconds an update, least of runs   CPU    ratio")
@@ -156,7 +150,6 @@ def rows_of_table_1(pixels, y):
 
 def main():
     """Prints milliseconds an epoch, and the ratios."""
-    o = script.Options(dtype="float32", device="cpu")
     draws = generator(0)
     # Ten clusters, which are learnt within the first epochs, as MNIST's training points are.
     y = torch.randint(0, 10, (POINTS,), generator=draws)
@@ -166,37 +159,38 @@ def main():
     for jr in (0.0, JR):
         for kept in (False, True):  # networks of their own, since one flush cleans the optimiser
             torch.set_flush_denormal(not kept)
-            network = script.initial_network(o, torch.empty(1, 784))
+            network = relu_mlp([784, 196, 196, 196, 10], generator(0, "weights"), 8.0).float()
             for fused in (False, True):
                 optimiser = torch.optim.AdamW(network.parameters(), lr=1e-3, fused=fused)
                 for name, epoch in training(jr, network, optimiser, pixels, y).items():
-                    if kept and fused and name == "closed form":
+                    if kept and fused and name == "drop-in":
                         ways[KEPT, jr] = epoch
                     elif not kept and fused == (name != "reference"):
                         ways[name, jr] = epoch
             for _ in range(WARM_UP):
-                ways[KEPT if kept else "closed form", jr]()
+                ways[KEPT if kept else "drop-in", jr]()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     wall, cpu = medians(ways)
     print(f"torch {torch.__version__}, 1 thread, {POINTS} points, batches of {BATCH}, float32")
     print("milliseconds an epoch, median    without       with regulariser      ratio")
-    for name in ("reference", "autograd", "closed form", KEPT):
+    for name in ("reference", "autograd", "drop-in", KEPT):
         times = cpu if name != "reference" else wall
         kind = "CPU" if name != "reference" else "wall"
         off, on = times[name, 0.0], times[name, JR]
         print(f"{name:27} {kind:6} {off:8.1f} {on:19.1f} {on / off:18.2f}")
-    best = cpu["closed form", JR] / min(cpu[name, 0.0] for name in ("autograd", "closed form"))
-    print(f"closed form with regulariser / the faster without it: {best:.2f}")
+    best = cpu["drop-in", JR] / min(cpu[name, 0.0] for name in ("autograd", "drop-in"))
+    print(f"drop-in with regulariser / the faster without it: {best:.2f}")
+    print(f"autograd / drop-in, with regulariser: {cpu['autograd', JR] / cpu['drop-in', JR]:.2f}")
     of_all = {1: wall}
     if threads > 1:
         torch.set_num_threads(threads)
         torch.set_flush_denormal(True)
         del ways[KEPT, 0.0], ways[KEPT, JR]  # the other threads keep what they began with
         of_all[threads] = medians(ways)[0]
-    print("\nreference / closed form, wall time    without       with regulariser")
+    print("\nreference / drop-in, wall time        without       with regulariser")
     for number, times in of_all.items():
-        off, on = (times["reference", jr] / times["closed form", jr] for jr in (0.0, JR))
+        off, on = (times["reference", jr] / times["drop-in", jr] for jr in (0.0, JR))
         print(f"{number} threads {off:34.1f} {on:19.1f}")
     torch.set_num_threads(1)
     rows_of_table_1(pixels, y)

@@ -17,9 +17,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lab.kernels import kernel_row, relu_kernel_row
-from lab.models import relu_mlp
-from lab.seeds import generator
+from lab.bench.seeds import generator
+from lab.measures.kernels import kernel_row, relu_kernel_row
+from lab.networks.mlp import relu_mlp
 from utils import PC1
 
 

@@ -4,11 +4,11 @@
 
 A step is one full-batch update on the training pairs. The order parameters are those of one
 measurement; the centred alignments, of all p² pairs, give the participation ratio as well. Timed
-in turns, the fastest of each. Beside them the plain way to the centred trace kernel's alignment, in
-which the n × n kernel of n drawn pairs is formed: its time grows with n².
+in turns, the fastest of each. Then the plain way to the centred trace kernel's alignment, in which
+the n × n kernel of n drawn pairs is formed: its time grows with n².
 
-Result, one CPU thread of a busy machine, three calls: all order parameters 21 to 27 steps, 16 to 19
-of them the centred alignments of all 9,409 pairs. The plain kernel takes 8 to 10 for 2,000 pairs.
+Result, one CPU core that other work shared, three calls: all order parameters 21 to 27 steps, of
+them 16 to 19 the centred alignments of all 9,409 pairs. The plain kernel takes 8 to 10 for 2,000.
 """
 
 import argparse
@@ -20,9 +20,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lab import orders
-from lab.modular import ModularMLP, modular_addition
-from lab.seeds import generator
+from lab.bench.seeds import generator
+from lab.data.modular import modular_addition
+from lab.measures import orders
+from lab.networks.modular_mlp import ModularMLP
 
 TARGET = 40  # training steps
 

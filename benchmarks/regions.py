@@ -3,7 +3,7 @@
     python benchmarks/regions.py
 
 A network 784-196-196-196-10 at its initialisation, on squares of the plane through three MNIST
-digits. Exact: `partition` of lab/regions.py, with the norms and centroids of every region. Grid:
+digits. Exact: `partition` of lab/regions, with the norms and centroids of every region. Grid:
 n × n points, of which only the distinct patterns of active units are counted; with its best foot
 forward, in float32 and with the first layer, which is affine on the plane, computed from the
 coordinates. Seconds are CPU time of one thread, which other work on the machine hardly changes.
@@ -23,10 +23,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lab import images
-from lab.models import relu_mlp
+from lab.bench.seeds import generator
+from lab.data import images
+from lab.networks.mlp import relu_mlp
 from lab.regions import Plane, partition, plane_through, square
-from lab.seeds import generator
 
 LARGE, SMALL = 18.0, 3.0  # half widths of the squares
 TARGETS = (30.0, 20.0)  # seconds for 50,000 regions; grid over exact, at its finest

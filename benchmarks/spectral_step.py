@@ -20,9 +20,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lab import spectra
-from lab.modular import ModularMLP, modular_addition
-from lab.seeds import generator
+from lab.bench.seeds import generator
+from lab.data.modular import modular_addition
+from lab.measures import spectra
+from lab.networks.modular_mlp import ModularMLP
 
 TARGET = 1.6  # penalised step over a step with the same forward pass
 

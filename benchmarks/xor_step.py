@@ -16,7 +16,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import xor_grokking
-from lab.span import plain, span
+from lab.fast.span import plain, span
 from utils import JacobianRegulariser
 
 REPEATS = {"reference": 3, "span": 15}

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from lab import attacks
-from lab.attacks import adversarial_points, under_attack
-from lab.models import Normalisation, relu_mlp
-from lab.seeds import generator
+from lab.bench.seeds import generator
+from lab.measures import attacks
+from lab.measures.attacks import adversarial_points, under_attack
+from lab.networks.mlp import Normalisation, relu_mlp
 
 
 def linear(classes, pixels, dtype=torch.float32):

@@ -1,6 +1,7 @@
 """lab/: options, runs, training and seeds, on a network that trains in milliseconds."""
 
 import csv
+import dataclasses
 import itertools
 import os
 import subprocess
@@ -12,11 +13,15 @@ import pytest
 import torch
 import yaml
 
-from lab import commands, options, runs, training
-from lab.errors import TrainingError, UserError
-from lab.options import Shared, option, parse
-from lab.runs import Run
-from lab.seeds import generator
+from lab.bench import cli, loop, runs
+from lab.bench.errors import TrainingError, UserError
+from lab.bench.files import read_metrics
+from lab.bench.loop import training
+from lab.bench.options import option, parse
+from lab.bench.runs import Run
+from lab.bench.seeds import generator
+from lab.bench.shared import Shared
+from lab.bench.snapshots import Snapshots, moments_of
 
 
 @dataclass
@@ -34,7 +39,7 @@ def parsed():
     return lambda *words: parse(Options, "About.", [str(word) for word in words])
 
 
-def toy(run, die_at=None, explode_at=None, stop=None):
+def toy(run, die_at=None, explode_at=None, stop=lambda row: False):
     """Trains a linear map on noisy data drawn in every update; may die or diverge on the way."""
     o = run.options
     model = torch.nn.Linear(o.width, 1)
@@ -42,25 +47,26 @@ def toy(run, die_at=None, explode_at=None, stop=None):
         for parameter in model.parameters():
             parameter.normal_(generator=generator(o.seed, "weights"))
     optimiser = torch.optim.Adam(model.parameters(), lr=o.lr)
-    draws = generator(o.seed, "draws")
+    points = torch.randn(20, o.width, generator=generator(o.seed, "points"))
+    batch, noise = run.batches(len(points), 8), run.generator("noise")
+    snapshots = Snapshots()
 
-    def update(step):
+    def measure(step):
+        snapshots.first("begun", step, step > 0, model)
+        return {"loss": model.weight.detach().square().sum(), "test_accuracy": model.bias.sum()}
+
+    state = {"network": model, "optimiser": optimiser, "snapshots": snapshots}
+    for step in training(run, measure, stop=stop, **state):
         if step == die_at:
             raise RuntimeError("killed")
-        x = torch.randn(8, o.width, generator=draws)
+        x = batch(points)
+        x = x + torch.randn(x.shape, generator=noise)
         loss = (model(x) - x.sum(1, keepdim=True)).square().mean()
         if step == explode_at:
             loss = loss * float("inf")
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-        return loss
-
-    def measure(step):
-        return {"loss": model.weight.detach().square().sum(), "test_accuracy": model.bias.sum()}
-
-    state = {"model": model, "optimiser": optimiser, "draws": draws}
-    training.train(run, update, measure, state, stop)
     return model
 
 
@@ -82,7 +88,10 @@ def test_defaults_flags_and_types(parsed):
     [
         (["--width", "0"], "--width takes a whole number of at least 1, got '0'"),
         (["--width", "2.5"], "--width takes a whole number of at least 1, got '2.5'"),
-        (["--width"], "--width expected one argument"),
+        (["--width"], "--width takes a whole number of at least 1, got nothing"),
+        (["--width", "3", "4"], "--width takes a whole number of at least 1, got 3 4"),
+        (["--width", ""], "--width takes a whole number of at least 1, got ''"),
+        (["--config"], "--config takes"),
         (["--lr", "0"], "--lr takes a number above 0, got '0'"),
         (["--lr", "nan"], "--lr takes a number above 0"),
         (["--lr", "inf"], "--lr takes a number above 0"),
@@ -144,7 +153,7 @@ def test_help_names_every_option_with_its_default(parsed, capsys):
         parsed("--help")
     page = " ".join(capsys.readouterr().out.split())
     assert exit.value.code == 0
-    for f in options.fields(Options):
+    for f in dataclasses.fields(Options):
         assert f"--{f.name}" in page
         assert f.metadata["help"] in page
     assert "(default: 0.1)" in page
@@ -183,7 +192,7 @@ def test_a_name_that_is_no_folder_name_is_refused(parsed, name):
     ("steps", "num_logs"), [(0, 64), (1, 2), (7, 3), (1000, 64), (36_000, 128)]
 )
 def test_log_steps_begin_at_zero_and_end_at_the_last(steps, num_logs):
-    found = training.log_steps(steps, num_logs)
+    found = loop.log_steps(steps, num_logs)
     assert (found[0], found[-1]) == (0, steps)
     assert found == sorted(set(found))
     assert len(found) <= num_logs
@@ -211,11 +220,10 @@ def files(folder):
 def test_a_run_makes_exactly_the_updates_asked_for(parsed):
     run = Run("toy", parsed("--steps", 12, "--num_logs", 5))
     counted = []
-    training.train(
-        run, lambda step: counted.append(step) or torch.zeros(()), lambda step: {"loss": 0.0}, {}
-    )
+    for step in training(run, lambda step: {"loss": 0.0}):
+        counted.append(step)
     assert counted == list(range(12))
-    assert [row["step"] for row in run.rows] == training.log_steps(12, 5)
+    assert [row["step"] for row in run.rows] == loop.log_steps(12, 5)
     assert run.finished
 
 
@@ -236,7 +244,7 @@ def test_a_folder_holds_configuration_metrics_and_provenance(parsed):
     with (run.folder / "metrics.csv").open() as file:
         header = next(csv.reader(file))
     assert header == ["step", "loss", "test_accuracy"]
-    assert runs.read_metrics(run.folder)["loss"].tolist() == [row["loss"] for row in run.rows]
+    assert read_metrics(run.folder)["loss"].tolist() == [row["loss"] for row in run.rows]
 
 
 @pytest.mark.parametrize("die_at", [0, 1, 7, 19])
@@ -325,7 +333,7 @@ def test_saved_state_is_a_copy_on_the_cpu(parsed):
     whole = torch.zeros(1000)
     part = torch.nn.Linear(2, 1)
     part.weight.data = whole[:2].view(1, 2)
-    run.save(3, 0.0, {"part": part, "draws": generator(0)}, finished=True)
+    run.save(3, 0.0, {"part": part}, finished=True)
     whole.fill_(7)
     saved = run.saved_state("part")["weight"]
     assert saved.tolist() == [[0, 0]]
@@ -367,7 +375,7 @@ def test_checkpoints_hold_no_code(parsed):
     run = Run("toy", parsed())
     toy(run)
     content = torch.load(run.folder / "checkpoint.pt", weights_only=True)
-    assert set(content["state"]) == {"model", "optimiser", "draws"}
+    assert set(content["state"]) == {"network", "optimiser", "snapshots"}
 
 
 def test_a_run_begun_on_another_device_is_not_mixed(parsed):
@@ -415,12 +423,12 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(parsed):
     words = ("--lr", 0.25, "--checkpoint_every", 0)
     run = Run("toy", parsed(*words))
     with pytest.raises(
-        TrainingError, match=r"inf at step 7 with --lr 0.25; .* checkpoint of step 7"
+        TrainingError, match=r"not finite after the update of step 7 with --lr 0.25; .* step 7"
     ):
         toy(run, explode_at=7)
     saved = torch.load(run.folder / "checkpoint.pt", weights_only=True)
     assert saved["step"] == 7
-    assert all(torch.isfinite(t).all() for t in saved["state"]["model"].values())
+    assert all(torch.isfinite(t).all() for t in saved["state"]["network"].values())
     assert Run("toy", parsed(*words)).step == 7
 
 
@@ -430,7 +438,7 @@ def test_metrics_are_written_once_a_second_and_with_the_checkpoint(parsed, monke
     run = Run("toy", parsed())
 
     def written():
-        return runs.read_metrics(run.folder)["step"].tolist()
+        return read_metrics(run.folder)["step"].tolist()
 
     for step in range(3):
         run.record(step, {"loss": 1.0})
@@ -445,8 +453,8 @@ def test_metrics_are_written_once_a_second_and_with_the_checkpoint(parsed, monke
 
 def test_a_reader_that_has_seen_enough_ends_a_command_quietly(tmp_path):
     (tmp_path / "talks.py").write_text(
-        "from lab.commands import command\n\n\n"
-        "@command\n"
+        "from lab.bench.cli import script\n\n\n"
+        "@script\n"
         "def main(argv):\n"
         "    for _ in range(100_000):\n"
         "        print('a line')\n\n\n"
@@ -471,7 +479,7 @@ def test_commands_count_denormal_numbers_as_zero():
     torch.set_flush_denormal(False)
     products = []
 
-    @commands.command
+    @cli.script
     def main(argv):
         products.append(torch.full((64,), 1e-39) * 0.5)
 
@@ -486,10 +494,60 @@ def test_commands_count_denormal_numbers_as_zero():
 def test_commands_turn_errors_into_exit_codes(capsys):
     for error, code in ((UserError("bad"), 2), (TrainingError("nan"), 1), (None, 0)):
 
-        @commands.command
+        @cli.script
         def main(argv, error=error):
             if error:
                 raise error
 
         assert main([]) == code
         assert capsys.readouterr().err.count("\n") == (error is not None)
+
+
+# What an update draws, and what is kept
+
+
+def test_draws_depend_on_seed_use_and_step_alone(parsed):
+    run = Run("toy", parsed("--steps", 6, "--name", "one"))
+    batch, one, other = run.batches(10, 4), run.generator("one"), run.generator("other", 3)
+    seen = {}
+    for step in training(run, lambda step: {}):
+        assert batch(torch.arange(10)).tolist() == torch.arange(10)[batch.rows].tolist()
+        seen[step] = (batch.rows.tolist(), torch.rand(2, generator=one).tolist())
+        assert torch.rand(2, generator=other).tolist() != seen[step][1]
+    assert sorted(point for step in range(3) for point in seen[step][0]) == list(range(10))
+    expected = torch.rand(2, generator=generator(0, "one", 5)).tolist()
+    assert seen[5][1] == expected  # whatever was drawn before
+    batch.at(2)
+    assert batch.rows.tolist() == seen[2][0]
+
+
+def test_fixed_and_whole_batches(parsed):
+    run = Run("toy", parsed())
+    points = torch.arange(10)
+    fixed, whole = run.batches(10, 4, "fixed"), run.batches(10)
+    assert fixed.epoch_length == 3
+    for step, rows in enumerate(([0, 1, 2, 3], [4, 5, 6, 7], [8, 9]) * 2):
+        fixed.at(step)
+        whole.at(step)
+        assert fixed(points).tolist() == rows
+        assert whole(points).tolist() == points.tolist()
+
+
+def test_snapshots_are_kept_once_and_survive(parsed):
+    model = toy(Run("toy", parsed()))
+    run = Run("toy", parsed())
+    moments = moments_of(run.folder)
+    assert set(moments) == {"begun", "last"}
+    assert moments["begun"].step == 1
+    assert moments["last"].step == 20
+    assert torch.equal(moments["last"].kept["weight"], model.weight)
+    assert not torch.equal(moments["begun"].kept["weight"], model.weight)
+
+
+def test_moments_of_unfinished_or_other_runs_are_refused(parsed):
+    with pytest.raises(RuntimeError, match="killed"):
+        toy(Run("toy", parsed("--checkpoint_every", 0)), die_at=5)
+    with pytest.raises(UserError, match="is not finished"):
+        moments_of("runs/toy/default")
+    with pytest.raises(UserError, match="cannot be read"):
+        moments_of("runs/toy/none")

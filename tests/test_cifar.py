@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from helpers import write_cifar
-from lab import cifar
-from lab.cifar import CifarOptions
-from lab.errors import UserError
-from lab.models import Normalisation
+from lab.bench.errors import UserError
+from lab.data import cifar
+from lab.data.cifar import CifarOptions
+from lab.networks.mlp import Normalisation
 
 
 @pytest.fixture

@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 import circuit_efficiency
-from circuit_efficiency import Options, cells, crossing
+from circuit_efficiency import Options, cells
 from helpers import interrupt, run
+from lab.measures.costs import crossing
 
 TINY = ("--p", 5, "--width", 24, "--least_pairs", 6, "--most_pairs", 20, "--sizes", 3,
         "--seeds", 2, "--tolerance", 0.01)  # fmt: skip

@@ -9,13 +9,16 @@ import torch
 import yaml
 
 import comparison_to_ntk
-from helpers import interrupt, run
-from lab import images
-from lab.images import ImageOptions
-from lab.kernels import kernel_row, relu_kernel_row
-from lab.models import TwoLayerEnsemble, relu_mlp
-from lab.runs import read_metrics
-from lab.seeds import generator
+import report
+import sweep
+from helpers import ROOT, interrupt, run
+from lab.bench.files import read_config, read_metrics
+from lab.bench.seeds import generator
+from lab.data import images
+from lab.data.images import ImageOptions
+from lab.measures.kernels import kernel_row, relu_kernel_row
+from lab.networks.mlp import relu_mlp
+from lab.reports import figure_10
 from utils import Centroids
 
 TINY = ("--dataset", "digits", "--points", 60, "--width", 8)
@@ -102,56 +105,129 @@ def test_the_closed_form_refuses_other_networks():
         relu_kernel_row(torch.nn.Linear(6, 1).double(), x[0], x)
 
 
-def test_networks_trained_together_are_those_trained_alone():
-    x = torch.randn(20, 6, generator=generator(1), dtype=torch.float64)
-    y = (x[:, 0] > 0).double()
-    alone = [relu_mlp([6, 5, 1], generator(seed), 2.0) for seed in range(3)]
-    scales = (0.5, 1.0, 4.0)
-    together = TwoLayerEnsemble(
-        [(n[0].weight, n[2].weight[0], s) for n, s in zip(alone, scales, strict=True)]
-    )
-    torch.testing.assert_close(
-        together(x), torch.stack([s * n(x)[:, 0] for n, s in zip(alone, scales, strict=True)], 1)
-    )
-    loss = torch.nn.functional.binary_cross_entropy_with_logits
-    optimiser = torch.optim.SGD(together.parameters(), lr=0.3)
-    for _ in range(5):
-        optimiser.zero_grad()
-        (loss(together(x), y[:, None].expand(-1, 3), reduction="sum") / len(x)).backward()
-        optimiser.step()
-    for r, (network, scale) in enumerate(zip(alone, scales, strict=True)):
-        optimiser = torch.optim.SGD(network.parameters(), lr=0.3)
-        for _ in range(5):
-            optimiser.zero_grad()
-            loss(scale * network(x)[:, 0], y).backward()
-            optimiser.step()
-        torch.testing.assert_close(together.member(r)(x), scale * network(x)[:, 0])
+WORDS = ("dataset=digits", "points=60", "width=8", "steps=5")
 
 
-def test_scaling_draws_the_grid():
-    assert main(*TINY, "--scaling", "--scaling_seeds", 1, "--steps", 5) == 0
-    (folder,) = Path("runs/comparison_to_ntk").iterdir()
-    assert (folder / "figure.png").exists()
-    networks = yaml.safe_load((folder / "config.yaml").read_text())["results"]["networks"]
-    assert len(networks) == 25
-    metrics = read_metrics(folder)
-    for network, column in zip(networks, list(metrics)[1:], strict=True):
-        assert f"init_scale={network['init_scale']} " in column
-        assert network["max_alignment"] == metrics[column].max()
-    x = images.load(ImageOptions(dataset="digits", points=60, dtype="float64"), classes=(0, 1)).x
-    for network in networks[:5]:  # official: without the output scale, which is 0.25 to 4 here
+def scaled_runs(*scales):
+    """Tiny finished runs of each pair of scales, as `figure_10.networks` reads them."""
+    for init, output in scales:
+        words = ("--init_scale", init, "--output_scale", output)
+        assert main(*TINY, "--steps", 5, *words) == 0
+    same = {"dataset": "digits", "points": 60, "width": 8, "steps": 5, "depth": 2, "lr": 0.01}
+    return figure_10.networks(Path("runs/comparison_to_ntk"), same)
+
+
+def test_a_run_keeps_what_figure_10_needs_of_its_initial_network():
+    scales = [(0.25, output) for output in (0.25, 0.5, 1.0, 2.0, 4.0)] + [(1, 1), (1, 2), (2, 1)]
+    networks = scaled_runs(*scales)
+    assert [(n["init_scale"], n["output_scale"]) for n in networks] == scales
+    x, y, *_ = images.load(
+        ImageOptions(dataset="digits", points=60, dtype="float64"), classes=(0, 1)
+    )
+    for network in networks:  # official: without the output scale, which is 0.25 to 4 here
         options = comparison_to_ntk.Options(
             width=8, init_scale=network["init_scale"], output_scale=network["output_scale"]
         )
-        layers = comparison_to_ntk.Network(options, x.shape[1]).layers
-        norms = Centroids(lambda z, layers=layers: layers(z)[:, 0])(x).norms
+        whole = comparison_to_ntk.Network(options, x.shape[1])
+        norms = Centroids(lambda z, layers=whole.layers: layers(z)[:, 0])(x).norms
         expected = norms.reciprocal().mean().item()
         assert network["reciprocal_norm_official"] == pytest.approx(expected)
         assert network["reciprocal_norm"] == pytest.approx(expected / options.output_scale)
+        kernel = kernel_row(whole, x[int((y == 1).nonzero()[0])], x)
+        rate = 0.01 * (kernel * (y - torch.sigmoid(whole(x)))).mean().item()
+        assert network["rate"] == pytest.approx(rate)
     # Both factors of weights, one of outputs: the kernel grows with their second powers.
-    rate = {(n["init_scale"], n["output_scale"]): n["reciprocal_norm"] for n in networks}
-    assert rate[1.0, 1.0] == pytest.approx(2 * rate[1.0, 2.0], rel=1e-6)
-    assert rate[1.0, 1.0] == pytest.approx(4 * rate[2.0, 1.0], rel=1e-6)
+    norms = {(n["init_scale"], n["output_scale"]): n["reciprocal_norm"] for n in networks}
+    assert norms[1.0, 1.0] == pytest.approx(2 * norms[1.0, 2.0], rel=1e-6)
+    assert norms[1.0, 1.0] == pytest.approx(4 * norms[2.0, 1.0], rel=1e-6)
+    for folder in Path("runs/comparison_to_ntk").iterdir():
+        config, metrics = read_config(folder), read_metrics(folder)
+        assert config["results"]["rate"] == pytest.approx(metrics["inner_product_rate"][0])
+        (network,) = (
+            n for n in networks if all(n[k] == config[k] for k in ("init_scale", "output_scale"))
+        )
+        assert network["max_alignment"] == metrics["alignment_of_point"].max()
+
+
+def test_a_killed_run_keeps_what_its_initial_network_had(tmp_path):
+    words = (*TINY, "--steps", 300, "--checkpoint_every", 0)
+    folder = tmp_path / "runs/comparison_to_ntk/cut"
+    interrupt(
+        *("comparison_to_ntk.py", *words, "--name", "cut"),
+        folder=tmp_path, run_folder=folder, rows=12, signal=signal.SIGTERM,
+    )  # fmt: skip
+    begun = read_config(folder)["results"]
+    assert main(*words, "--name", "cut") == 0
+    assert main(*words, "--name", "cut") == 0  # finished by now
+    assert begun == read_config(folder)["results"]
+
+
+def test_the_grid_of_figure_10_is_that_of_fifty_networks():
+    jobs = sweep.jobs_in(sweep.grids_of(str(ROOT / "configs/figure_10.yaml")), {})
+    chosen = {(j.options.init_scale, j.options.output_scale, j.options.seed) for j in jobs}
+    scales = (0.25, 0.5, 1.0, 2.0, 4.0)
+    assert chosen == {(a, b, seed) for a in scales for b in scales for seed in (0, 1)}
+    assert len({job.folder for job in jobs}) == 50
+
+
+def test_figure_10_is_drawn_from_finished_runs(capsys):
+    networks = scaled_runs((0.5, 1.0), (1.0, 0.25), (1.0, 1.0), (2.0, 1.0), (1.0, 4.0))
+    capsys.readouterr()
+    assert report.main(["figure_10", *WORDS]) == 0
+    *printed, path = capsys.readouterr().out.splitlines()
+    assert Path(path).read_bytes().startswith(b"\x89PNG")
+    table = {row.split(" | ")[0].strip("| "): row.strip("| ").split(" | ")[1:] for row in printed}
+    largest = {
+        (n["init_scale"], n["output_scale"]): "{0:.2f} ({0:.2f}–{0:.2f})".format(n["max_alignment"])
+        for n in networks
+    }
+    # Factor: on the output; on the weights; its root on the weights, which is the same norm.
+    assert table["0.25"] == [largest[1.0, 0.25], "–", largest[0.5, 1.0]]
+    assert table["0.5"] == ["–", largest[0.5, 1.0], "–"]
+    assert table["1"] == [largest[1.0, 1.0]] * 3
+    assert table["4"] == [largest[1.0, 4.0], "–", largest[2.0, 1.0]]
+    for name in ("reciprocal_norm", "reciprocal_norm_official"):
+        logs = numpy.log([n[name] for n in networks])
+        r = numpy.corrcoef(logs, [n["max_alignment"] for n in networks])[0, 1]
+        assert f"correlation with the logarithm of {name}: {r:.3f}" in printed
+
+
+def test_figure_10_reads_the_grid_that_older_code_trained_at_once(tmp_path, capsys):
+    run = scaled_runs((0.5, 1.0))[0]
+    (folder,) = Path("runs/comparison_to_ntk").iterdir()
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    old = [
+        {"init_scale": init, "output_scale": 4.0 * init, "seed": 0, "rate": rate,
+         "reciprocal_norm": 1 / init, "max_alignment": 0.3 / init}
+        for init, rate in ((0.5, 0.1), (1.0, -0.2))
+    ]  # fmt: skip
+    old[0]["output_scale"] = 1.0  # which the new run has as well, and that one counts
+    config |= {"init_scale": 1.0, "scaling": True, "results": {"networks": old}}
+    grid = folder.with_name("scaling")
+    grid.mkdir()
+    (grid / "config.yaml").write_text(yaml.safe_dump(config))
+    name = "alignment_of_point[init_scale=0.5 output_scale=2.0 seed=0]"
+    (grid / "metrics.csv").write_text(f"step,{name}\n0,0.1\n")
+    networks = figure_10.networks(folder.parent, {"dataset": "digits", "points": 60, "steps": 5})
+    assert networks == [run, {**old[1], "reciprocal_norm_official": 4.0}]
+    assert report.main(["figure_10", *WORDS]) == 0
+    assert "2 networks" in capsys.readouterr().out
+
+
+def test_figure_10_of_the_committed_networks():
+    if not (ROOT / "results/comparison_to_ntk/scaling/config.yaml").exists():
+        pytest.skip("the old grid is not there")
+    same = comparison_to_ntk.Options().identity()
+    same = {k: v for k, v in same.items() if k not in figure_10.FREE}
+    networks = figure_10.networks(ROOT / "results/comparison_to_ntk", same)
+    assert len(networks) >= 50
+    value = {key: numpy.array([n[key] for n in networks]) for key in networks[0]}
+    rows = {row.pop("factor"): list(row.values()) for row in figure_10.readings(value, 2)}
+    means = {f: [float(cell.split(" ")[0]) for cell in rows[f]] for f in ("0.25", "4")}
+    # As the paper says at an equal official norm; the weights do more at an equal factor; at an
+    # equal norm with the output scale in it they tie.
+    assert means["0.25"] == pytest.approx([0.58, 0.68, 0.58], abs=0.02)
+    assert means["4"] == pytest.approx([0.29, 0.13, 0.28], abs=0.02)
 
 
 def test_feature_learning_interval():
@@ -161,8 +237,14 @@ def test_feature_learning_interval():
 
 
 def test_bad_input(capsys):
-    assert main(*TINY, "--scaling", "--depth", 3) == 2
-    assert "--scaling takes --depth 2, got 3" in capsys.readouterr().err
+    for words, says in (
+        (["figure_10"], "no finished run with these options in runs/comparison_to_ntk"),
+        (["figure_10", "steps"], "options of runs, such as steps=8000, got 'steps'"),
+        (["figure_10", "out_dir=a/b"], "options of runs, such as steps=8000, got 'out_dir=a/b'"),
+        (["figure_10", "steps=-1"], "--steps takes a whole number of at least 0, got '-1'"),
+    ):
+        assert report.main(words) == 2
+        assert says in capsys.readouterr().err
     for words in (("--depth", 1), ("--init_scale", 0), ("--dataset", "cifar"), ("--points", 1)):
         with pytest.raises(SystemExit) as exit:
             main(*words)

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from lab.convolutions import ConvReLU
-from lab.seeds import generator
+from lab.bench.seeds import generator
+from lab.fast.convolutions import ConvReLU
 from utils import PC1, Centroids, JacobianRegulariser
 
 

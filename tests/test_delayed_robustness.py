@@ -10,11 +10,15 @@ import yaml
 from torch import nn
 
 import delayed_robustness
-from helpers import interrupt, run, write_cifar
-from lab import cifar
-from lab.models import Normalisation
-from lab.runs import read_metrics
-from lab.seeds import generator
+import report
+from helpers import ROOT, interrupt, run, write_cifar
+from lab.bench.files import read_metrics
+from lab.bench.seeds import generator
+from lab.data import cifar
+from lab.networks.convolutional import convolutional_network
+from lab.networks.mlp import Normalisation
+from lab.reports import figure_6
+from utils import Centroids
 
 TINY = ("--points", 12, "--filters", 2, "--batch_size", 5, "--device", "cpu")
 TINY = (*TINY, "--num_logs", 8, "--lr", 0.01)
@@ -68,14 +72,14 @@ def reference(o, x, targets):
     layers += [nn.AvgPool2d(2, 2), nn.AvgPool2d(2, 2), nn.Flatten()]
     layers += [nn.Linear(4 * f, 128, bias=False), nn.ReLU(), nn.Linear(128, 10, bias=False)]
     network = nn.Sequential(*layers).double()
-    initial = delayed_robustness.convolutional_network(o).state_dict()
+    initial = convolutional_network(f, 10, generator(o.seed, "weights")).state_dict()
     for p, values in zip(network.parameters(), initial.values(), strict=True):
-        p.data = values.clone(memory_format=torch.contiguous_format)
+        p.data = values.double().clone(memory_format=torch.contiguous_format)
     optimiser = torch.optim.AdamW(network.parameters(), o.lr, weight_decay=o.weight_decay)
-    draws = generator(o.seed, "projections")
-    for _ in range(2):
+    for step in range(2):
         x = x.detach().requires_grad_()
         outputs = network(x)
+        draws = generator(o.seed, "projections", step)
         v = torch.randn(len(x), 10, 1, generator=draws, dtype=x.dtype)[..., 0]
         v = v / v.norm(dim=1, keepdim=True)
         (rows,) = torch.autograd.grad((outputs * v).sum(), x, create_graph=True)
@@ -116,10 +120,10 @@ def test_two_updates_against_plain_layers(loss_fn):
     assert m["jacobian_norm"][-1] == pytest.approx(norms.mean().item(), rel=1e-6)
 
 
-def test_a_batch_in_pieces_gives_the_same_network(monkeypatch):
+def test_measurements_in_pieces_are_those_of_the_whole(monkeypatch):
     words = (*TINY, "--batch_size", 12, "--attack", "none", "--steps", 5, "--dtype", "float64")
     assert main(*words, "--name", "whole") == 0
-    monkeypatch.setattr(delayed_robustness, "CHUNK", 5)
+    monkeypatch.setattr(delayed_robustness, "AT_ONCE", 5)
     assert main(*words, "--name", "pieces") == 0
     whole, pieces = (read_metrics(RUNS / name) for name in ("whole", "pieces"))
     for name in COLUMNS.split(","):
@@ -146,24 +150,65 @@ def test_epochs_are_passes_over_the_data():
     assert (RUNS / "again/metrics.csv").read_bytes() == (folder / "metrics.csv").read_bytes()
 
 
-def test_figure_6_and_the_protocols(capsys):
+def test_figure_6_draws_images_and_their_centroids(capsys, monkeypatch):
     for jr in (0, 0.01):
         assert main(*QUICK, "--jr", jr, "--steps", 60, "--name", f"jr{jr}") == 0
+    before = {path: path.stat().st_mtime_ns for path in RUNS.glob("*/*")}
     capsys.readouterr()
-    assert main("--centroids", "jr0", "jr0.01") == 0
-    assert capsys.readouterr().out == "runs/delayed_robustness/centroids.png\n"
-    assert (RUNS / "centroids.png").read_bytes().startswith(b"\x89PNG")
-    assert main("--protocols", RUNS / "jr0") == 0
-    lines = capsys.readouterr().out.splitlines()[2:]
-    none, raw, official = ([word.strip() for word in line.split("|")[2:-1]] for line in lines)
-    m = read_metrics(RUNS / "jr0")
-    assert raw[0] == "raw pixels" and official[0] == "official"
-    assert float(raw[1]) == pytest.approx(m["accuracy_apgd_ce"][-1], abs=1e-3)
-    last = m["accuracy_official_protocol"][-1]
-    assert float(official[1]) == pytest.approx(last, abs=1e-3) and last < float(none[1])
-    assert raw[2] == "4.0 / 255"
-    assert float(official[2].split()[0]) > 40  # it clips normalised pixels to [0, 1]
-    assert main("--compare", "jr0", "jr0.01") == 0
+    drawn = []
+    image_rows = figure_6.plots.image_rows
+    monkeypatch.setattr(
+        figure_6.plots, "image_rows", lambda *given: drawn.append(given) or image_rows(*given)
+    )
+    assert report.main(["figure_6", "jr0", str(RUNS / "jr0.01")]) == 0
+    assert capsys.readouterr().out == "runs/delayed_robustness/figure_6.png\n"
+    assert (RUNS / "figure_6.png").read_bytes().startswith(b"\x89PNG")
+    assert {path: path.stat().st_mtime_ns for path in RUNS.glob("*/*")} == before
+    ((rows, captions, _),) = drawn
+    assert list(rows) == ["training image", "jr0", "jr0.01"]
+    images = cifar.load(delayed_robustness.Options(points=12, device="cpu")).x[:8]
+    assert torch.equal(rows["training image"], images)
+    network = convolutional_network(2, 10, generator(1))
+    state = torch.load(RUNS / "jr0.01/checkpoint.pt", weights_only=True)["state"]["network"]
+    network.load_state_dict(state)
+    found = Centroids(network)(Normalisation(cifar.MEAN, cifar.STD)(images))
+    for shown, centroid in zip(rows["jr0.01"], found.centroids, strict=True):
+        torch.testing.assert_close(2 * shown - 1, centroid / centroid.abs().max())
+    assert captions["jr0.01"] == [f"cosine {a:.2f}" for a in found.alignments]
+
+
+def test_figure_6_of_unfinished_foreign_or_damaged_runs_is_refused(capsys):
+    def complaint(*words):
+        capsys.readouterr()
+        assert report.main(["figure_6", *words]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        return error
+
+    # Without words, the two runs of the paper's figure.
+    assert "its name in runs/delayed_robustness; 'default' holds none" in complaint()
+    assert main(*TINY, "--attack", "none", "--steps", 1, "--name", "one") == 0
+    (RUNS / "one/checkpoint.pt").write_bytes(b"PK")
+    assert "one/checkpoint.pt is damaged" in complaint("one")
+    (RUNS / "one/checkpoint.pt").unlink()
+    wanted = "figure_6 takes finished runs of delayed_robustness with a checkpoint.pt; "
+    assert f"{wanted}{RUNS}/one is none" in complaint("one")
+    for lacking in ("finished", "filters"):
+        assert main(*TINY, "--attack", "none", "--steps", 1, "--name", lacking) == 0
+        path = RUNS / lacking / "config.yaml"
+        config = yaml.safe_load(path.read_text())
+        del (config["provenance"] if lacking == "finished" else config)[lacking]
+        path.write_text(yaml.safe_dump(config))
+        assert f"{wanted}{RUNS}/{lacking} is none" in complaint(lacking)
+
+
+def test_the_grid_is_both_runs_at_a_laptop_s_size(tmp_path):
+    done = run("sweep.py", ROOT / "configs/figure_5.yaml", "--dry_run", folder=tmp_path)
+    size = "python delayed_robustness.py --points 256 --filters 8"
+    assert done.stdout.splitlines()[:2] == [
+        f"{size} --batch_size 64",
+        f"{size} --jr 0.001 --batch_size 64",
+    ]
 
 
 def test_both_attacks_on_a_linear_model(monkeypatch):
@@ -182,7 +227,7 @@ def test_both_attacks_on_a_linear_model(monkeypatch):
     layer.weight.data = torch.stack([rows, -rows]).float() / 2
     pad = nn.ConstantPad1d((0, 8), -100.0)  # the other eight classes are never nearest
     network = nn.Sequential(nn.Flatten(), layer, pad)
-    monkeypatch.setattr(delayed_robustness, "convolutional_network", lambda o: network)
+    monkeypatch.setattr(delayed_robustness, "convolutional_network", lambda *_: network)
     epsilon = 0.1
     words = ("--points", 60, "--attack_epsilon", epsilon, "--steps", 0, "--name", "linear")
     assert main(*TINY, *words) == 0
@@ -220,39 +265,33 @@ def test_runs_without_the_official_column_are_still_drawn():
         del row["accuracy_official_protocol"]
     torch.save(checkpoint, RUNS / "old/checkpoint.pt")
     assert main(*QUICK, "--steps", 2, "--name", "old") == 0
-    assert main("--compare", "old", "new") == 0
+    assert report.main(["compare", "delayed_robustness", "old", "new"]) == 0
     assert (RUNS / "old against new.png").exists()
 
 
-def test_the_figures_show_both_attacks(monkeypatch):
+@pytest.mark.parametrize(
+    ("attack", "columns"),
+    [
+        ("apgd-ce", ["accuracy apgd ce", "accuracy official protocol"]),
+        ("standard", ["accuracy official protocol", "accuracy standard"]),
+        ("none", []),
+    ],
+)
+def test_the_figures_show_both_attacks(attack, columns, monkeypatch):
     drawn = []
     monkeypatch.setattr(
-        "lab.runs.Run.save_figure", lambda run, drawing: drawn.append(drawing.axes[2])
+        "lab.bench.runs.Run.save_figure", lambda run, drawing: drawn.append(drawing.axes[2])
     )
-    compared = []
-    monkeypatch.setattr(
-        delayed_robustness, "compare", lambda script, o, panels: compared.append(panels)
-    )
-    assert main(*QUICK, "--steps", 2, "--name", "attacked") == 0
+    assert main(*QUICK, "--steps", 2, "--attack", attack, "--name", "attacked") == 0
     (axes,) = drawn
-    labels = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert labels[:2] == ["no attack", "under APGD-CE, ε = 4/255"]
-    assert "official protocol" in labels[2] and "normalised images" in labels[2]
+    legend = axes.get_legend()
+    labels = [text.get_text() for text in legend.get_texts()] if legend else ["test accuracy"]
+    assert labels == ["test accuracy", *columns]
     m = read_metrics(RUNS / "attacked")
-    assert axes.lines[2].get_ydata().tolist() == m["accuracy_official_protocol"].tolist()
-    assert main("--compare", "attacked") == 0
-    assert compared[0]["test accuracy"] == (
-        *("test_accuracy", "accuracy_apgd_ce", "accuracy_official_protocol"),
-    )
-
-
-def test_unfinished_or_foreign_runs_are_refused(capsys):
-    assert main("--centroids", "nowhere") == 2
-    assert "--centroids takes a run's folder" in capsys.readouterr().err
-    assert main(*TINY, "--attack", "none", "--steps", 1, "--name", "copied") == 0
-    (RUNS / "copied/checkpoint.pt").unlink()
-    assert main("--protocols", "copied") == 2
-    assert "--protocols takes finished runs with a checkpoint.pt" in capsys.readouterr().err
+    for line, label in zip(axes.lines, labels, strict=False):
+        assert line.get_ydata().tolist() == m[label.replace(" ", "_")].tolist()
+    assert report.main(["compare", "delayed_robustness", "attacked"]) == 0
+    assert (RUNS / "attacked.png").exists()
 
 
 def test_an_epsilon_in_levels_is_warned_of():

@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lab import images
-from lab.errors import UserError
-from lab.images import ImageOptions
+from lab.bench.errors import UserError
+from lab.data import images
+from lab.data.images import ImageOptions
 
 FILES = {
     "train-images-idx3-ubyte": 40,

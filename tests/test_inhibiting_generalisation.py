@@ -1,16 +1,18 @@
-"""inhibiting_generalisation.py as users run it, and its loss against autograd."""
+"""inhibiting_generalisation.py as users run it."""
 
 import signal
+from pathlib import Path
 
 import pytest
 import torch
 
 import inhibiting_generalisation
+import report
 from helpers import interrupt, run
-from lab.closed_form import ClosedForm
-from lab.models import relu_mlp
-from lab.runs import Run, read_metrics
-from lab.seeds import generator
+from lab.bench.files import read_metrics
+from lab.bench.runs import Run
+from lab.bench.seeds import generator
+from lab.networks.mlp import relu_mlp
 from utils import Centroids, JacobianRegulariser, jacobian
 
 TINY = ("--dataset", "digits", "--points", 60, "--width", 12, "--batch_size", 24, "--device", "cpu")
@@ -38,22 +40,6 @@ def test_the_command_users_type_also_after_a_kill(tmp_path):
     assert lines[-1].startswith("100,")
     assert main("--jr", 5.0, "--steps", 100, "--name", "whole") == 0
     assert (cut.parent / "whole/metrics.csv").read_bytes() == (cut / "metrics.csv").read_bytes()
-
-
-@pytest.mark.parametrize("level", [0.0, 50.0, 1e4])  # below and above the norm
-@pytest.mark.parametrize("projections", [1, None])
-def test_gradient_of_the_distance_from_the_level(level, projections):
-    network = relu_mlp([12, 9, 8, 4], generator(0), 8.0)
-    x = torch.randn(20, 12, dtype=torch.float64, generator=generator(1))
-    regulariser = JacobianRegulariser(network, projections, generator=generator(3))
-    loss, norm = network(x).square().mean(), regulariser(x)
-    expected = torch.autograd.grad(loss + 0.3 * (level - norm).abs(), list(network.parameters()))
-    regulariser.generator = generator(3)
-    ClosedForm(regulariser).backward(
-        x, lambda outputs: outputs.square().mean(), lambda norm: 0.3 * (norm - level).sign()
-    )
-    for p, gradient in zip(network.parameters(), expected, strict=True):
-        assert (p.grad - gradient).abs().max() < 1e-10 * gradient.abs().max()
 
 
 def test_the_level_is_held_and_zero_minimises():
@@ -129,3 +115,14 @@ def test_a_huge_gradient_moves_the_weights_no_further_than_the_clip_allows(monke
         moved[clip] = torch.cat(differences).norm().item() / 1e-6
     assert moved[0.5] == pytest.approx(0.5, rel=1e-5)
     assert moved[0] > 1000 * moved[0.5]
+
+
+def test_figure_7_draws_the_runs_that_are_there(capsys):
+    assert report.main(["figure_7"]) == 2
+    assert "there is no run in runs/inhibiting_generalisation" in capsys.readouterr().err
+    for level, name in (("0.0", "default"), ("none", "jr=None")):
+        assert main("--jr", level, "--steps", 5, "--name", name) == 0
+    capsys.readouterr()
+    assert report.main(["figure_7"]) == 0
+    picture = capsys.readouterr().out.strip()
+    assert Path(picture).read_bytes().startswith(b"\x89PNG")

@@ -8,10 +8,13 @@ import pytest
 import torch
 
 import jacobian_rank
-from helpers import interrupt, run
-from lab import images
-from lab.images import ImageOptions
-from lab.runs import read_metrics
+import report
+import sweep
+from helpers import ROOT, interrupt, run
+from lab.bench.files import read_metrics
+from lab.bench.plots import Figure
+from lab.data import images
+from lab.data.images import ImageOptions
 
 TINY = ("--dataset", "digits", "--points", 50, "--width", 8, "--batch_size", 16, "--device", "cpu")
 NAME = "dataset=digits,points=50,{}width=8,batch_size=16,{}"
@@ -26,56 +29,87 @@ def main(*words):
 @pytest.fixture
 def undrawn(monkeypatch):
     """Figures take most of the time of so small a run, and one test has them drawn."""
-    monkeypatch.setattr(jacobian_rank, "figure", lambda whole, runs: None)
+    monkeypatch.setattr(jacobian_rank, "metric_panels", lambda *drawing: Figure())
 
 
-def folder(choice="", rest=""):
+def folder(choice="", rest="steps=30"):
     return RUNS / NAME.format(choice, rest).strip(",")
 
 
 FOUR = [
-    folder(f"loss_fn={choice},", "steps=30")
-    for choice in (
-        "MSE,jr=0.0", "MSE,jr=0.0001", "CrossEntropy,jr=0.0", "CrossEntropy,jr=0.001",
-    )
+    folder(choice)
+    for choice in ("", "jr=0.0001,", "loss_fn=CrossEntropy,", "loss_fn=CrossEntropy,jr=0.001,")
+]
+LABELS = [
+    "MSE, weight decay", "MSE, weight decay + GrokAlign 0.0001", "CrossEntropy, weight decay",
+    "CrossEntropy, weight decay + GrokAlign 0.001",
 ]  # fmt: skip
 
 
-def test_the_command_users_type_trains_four_runs_and_then_finds_them(tmp_path, monkeypatch):
-    done = run("jacobian_rank.py", *TINY, "--steps", 30, folder=tmp_path)
-    assert done.returncode == 0, done.stderr
-    whole = folder(rest="steps=30")
-    assert done.stdout.splitlines() == [str(whole)]
-    assert sorted(RUNS.iterdir()) == sorted([whole, *FOUR])
+def sweep_words(*words):
+    """The sweep's grid, of tiny runs and of one seed."""
+    return [str(word) for word in (ROOT / "configs/figure_2.yaml", "--seed", 0, *TINY, *words)]
+
+
+def test_figure_2_is_the_sweep_s_four_runs_in_one_figure(tmp_path, monkeypatch, capsys):
+    ended = run("sweep.py", *sweep_words("--steps", 30), "--workers", 2, folder=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.splitlines() == list(map(str, FOUR))
+    assert sorted(RUNS.iterdir()) == sorted(FOUR)
     for each in FOUR:
         lines = (each / "metrics.csv").read_text().splitlines()
         assert lines[0] == COLUMNS
         assert lines[-1].startswith("30,")
-    assert len({(each / "metrics.csv").read_bytes() for each in FOUR}) == 4
-    for each in (whole, *FOUR):
         assert (each / "figure.png").read_bytes().startswith(b"\x89PNG")
+    assert len({(each / "metrics.csv").read_bytes() for each in FOUR}) == 4
     before = [(each / "checkpoint.pt").stat().st_mtime_ns for each in FOUR]
-    drawn = []
-    monkeypatch.setattr(jacobian_rank, "figure", lambda *drawing: drawn.append(drawing))
-    assert main("--config", whole / "config.yaml") == 0
+    drawn, savefig = [], Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda figure, *a, **k: [drawn.append(figure), savefig(figure, *a, **k)]
+    )
+    options = ("dataset=digits", "points=50", "width=8", "batch_size=16", "steps=30")
+    assert report.main(["figure_2", *options]) == 0
+    *printed, path = capsys.readouterr().out.splitlines()
+    assert Path(path).read_bytes().startswith(b"\x89PNG")
     assert before == [(each / "checkpoint.pt").stat().st_mtime_ns for each in FOUR]
-    assert drawn[-1][0].folder == whole
-    assert [each.folder for each in drawn[-1][1]] == FOUR
+    for axes, column in zip(drawn[0].axes, ("pc1", "jacobian_norm", "test_accuracy"), strict=True):
+        assert [line.get_label() for line in axes.lines] == LABELS
+        for line, each in zip(axes.lines, FOUR, strict=True):
+            assert line.get_ydata().tolist() == read_metrics(each)[column].tolist()
+    rows = [row.strip("| ").split(" | ") for row in printed if row.startswith(("| MSE", "| Cross"))]
+    assert [row[0] for row in rows] == LABELS
+    for row, each in zip(rows, FOUR, strict=True):
+        pc1 = read_metrics(each)["pc1"]
+        assert row[1:] == ["1", f"{pc1[0]:.3f}", f"{pc1[-1]:.3f}"]
+    # Words choose among the runs.
+    drawn.clear()
+    for words, lines in (("loss_fn=MSE", LABELS[:2]), ("jr=0", LABELS[::2]), ("seed=0", LABELS)):
+        assert report.main(["figure_2", *options, words]) == 0
+        assert [line.get_label() for line in drawn.pop().axes[0].lines] == lines
+    for words in (["seed=1"], ["weight_decay=0"], ["width=9"]):
+        assert report.main(["figure_2", *options, *words]) == 2
+        assert "there is no finished run with these options" in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("undrawn")
-@pytest.mark.parametrize(
-    ("words", "trained", "printed"),
-    [
-        (("--loss_fn", "MSE"), FOUR[:2], folder("loss_fn=MSE,", "steps=30")),
-        (("--jr", 0), FOUR[::2], folder("jr=0.0,", "steps=30")),
-        (("--loss_fn", "CrossEntropy", "--jr", "1e-3"), FOUR[3:], FOUR[3]),
-    ],
-)
-def test_an_option_that_is_given_leaves_the_other_runs_out(words, trained, printed, capsys):
-    assert main(*TINY, *words, "--steps", 30, "--num_logs", 64) == 0
-    assert capsys.readouterr().out.strip() == str(printed)
-    assert {each.parent for each in RUNS.glob("*/metrics.csv")} == set(trained)
+def test_seeds_of_one_run_share_a_label_and_are_counted(capsys, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *a, **k: drawn.append(figure))
+    for seed in (0, 1):
+        assert main(*TINY, "--steps", 3, "--seed", seed) == 0
+    drawn.clear()
+    capsys.readouterr()
+    words = ("dataset=digits", "points=50", "width=8", "batch_size=16", "steps=3")
+    assert report.main(["figure_2", *words]) == 0
+    assert [line.get_label()[:3] for line in drawn[0].axes[0].lines] == ["MSE", "_ch"]
+    assert "| MSE, weight decay | 2 | " in capsys.readouterr().out
+
+
+def test_the_grid_of_figure_2_is_the_paper_s_four_runs_of_three_seeds():
+    jobs = sweep.jobs_in(sweep.grids_of(str(ROOT / "configs/figure_2.yaml")), {})
+    chosen = {(job.options.loss_fn, job.options.jr, job.options.seed) for job in jobs}
+    four = (("MSE", 0.0), ("MSE", 1e-4), ("CrossEntropy", 0.0), ("CrossEntropy", 1e-3))
+    assert chosen == {(loss, jr, seed) for loss, jr in four for seed in range(3)}
+    assert len({job.folder for job in jobs}) == 12
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -141,8 +175,8 @@ def test_regulariser_lowers_the_norm_from_the_same_start(loss_fn):
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        (("--loss_fn", "hinge"), "--loss_fn takes one of MSE, CrossEntropy, or none, got 'hinge'"),
-        (("--jr", -1), "--jr takes a number of at least 0, or none, got '-1'"),
+        (("--loss_fn", "hinge"), "--loss_fn takes one of MSE, CrossEntropy, got 'hinge'"),
+        (("--jr", -1), "--jr takes a number of at least 0, got '-1'"),
         (("--batch_size", 0), "--batch_size takes a whole number of at least 1, or none, got '0'"),
         (("--pc1_points", 0), "--pc1_points takes a whole number of at least 1, got '0'"),
         (("--depth", 1), "--depth takes a whole number of at least 2, got '1'"),

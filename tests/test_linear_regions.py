@@ -1,8 +1,8 @@
-"""linear_regions.py as users run it, its states at three moments, its measurements by hand."""
+"""linear_regions.py and Figures 1 and 11 as users make them, measurements by hand."""
 
+import csv
 import signal
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy
 import pytest
@@ -11,14 +11,17 @@ import torch
 import accelerating_grokking
 import inhibiting_generalisation
 import linear_regions
+import report
 from helpers import interrupt, run
-from lab import images
-from lab.errors import UserError
-from lab.images import ImageOptions
-from lab.kept import Kept, kept_moments
-from lab.models import relu_mlp_of
-from lab.runs import read_config, read_metrics
-from lab.windows import Picture, planes, windows
+from lab.bench import record
+from lab.bench.files import read_metrics
+from lab.bench.snapshots import Snapshots, moments_of
+from lab.data import images
+from lab.data.images import ImageOptions
+from lab.networks.mlp import relu_mlp_of
+from lab.regions import SliceError
+from lab.regions.windows import planes, windows
+from lab.reports import _regions, figure_1
 from utils import Centroids
 
 TINY = ("--dataset", "digits", "--points", 60, "--width", 10, "--batch_size", 20, "--device", "cpu")
@@ -36,13 +39,28 @@ def main(*words):
     return linear_regions.main([str(word) for word in words])
 
 
+def figure(*words, name="figure_1"):
+    """What `report.py figure_1` writes: rows of its table by moment, and its picture."""
+    assert report.main([name, *map(str, words)]) == 0
+    (path,) = RUNS.glob(f"{name}*.csv")
+    assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
 @pytest.fixture
-def undrawn(monkeypatch):
-    """Figures take most of the time of so small a run, and one test has them drawn."""
-    monkeypatch.setattr(linear_regions, "figure", lambda whole, x, drawn: None)
+def drawn(monkeypatch):
+    """What each figure was to show; only its first moment is drawn, which saves time."""
+    seen, draw = [], _regions.figure
+
+    def remember(*arguments):
+        seen.append(arguments)
+        return draw(*arguments[:2], arguments[2][:1], arguments[3])
+
+    monkeypatch.setattr(figure_1, "figure", remember)
+    return seen
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_the_command_users_type_also_after_a_kill(tmp_path):
     cut = tmp_path / RUNS / "cut"
     killed = interrupt(
@@ -51,7 +69,7 @@ def test_the_command_users_type_also_after_a_kill(tmp_path):
     )  # fmt: skip
     assert killed.returncode == -signal.SIGKILL
     before = torch.load(cut / "checkpoint.pt")
-    assert set(before["state"]["kept"]) == {"memorised"}  # so that resuming has to keep it
+    assert set(before["state"]["snapshots"]) == {"memorised"}  # so that resuming has to keep it
     done = run("linear_regions.py", *TINY, "--name", "cut", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "continuing after" in done.stderr
@@ -61,18 +79,17 @@ def test_the_command_users_type_also_after_a_kill(tmp_path):
     assert (cut / "metrics.csv").read_bytes() == (RUNS / "whole/metrics.csv").read_bytes()
     assert (cut / "metrics.csv").read_text().startswith(COLUMNS + "\n")
     m = read_metrics(cut)
-    ours, theirs = kept_moments(cut), kept_moments(RUNS / "whole")
+    ours, theirs = moments_of(cut), moments_of(RUNS / "whole")
     assert set(ours) == {"memorised", "last"}
     assert ours["memorised"].step == m["step"][(m["train_accuracy"] == 1).argmax()]
     assert m["step"][-1] == ours["last"].step
     assert (m["test_accuracy"][:-1] <= 0.69).all() and m["test_accuracy"][-1] > 0.69
     for moment in ours:
-        for name, weight in ours[moment].weights.items():
-            assert torch.equal(weight, theirs[moment].weights[name])
-    assert not torch.equal(ours["memorised"].weights["0.weight"], ours["last"].weights["0.weight"])
+        for name, weight in ours[moment].kept.items():
+            assert torch.equal(weight, theirs[moment].kept[name])
+    assert not torch.equal(ours["memorised"].kept["0.weight"], ours["last"].kept["0.weight"])
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_last_row_is_what_the_trained_network_has_around_the_points():
     assert main(*TINY, "--dtype", "float64", "--name", "r") == 0
     last = {column: values[-1] for column, values in read_metrics(RUNS / "r").items()}
@@ -97,112 +114,157 @@ def test_last_row_is_what_the_trained_network_has_around_the_points():
     assert last["radius"] == pytest.approx(float(sum(planar) / 3))
 
 
-@pytest.mark.usefixtures("undrawn")
-def test_the_same_network_without_the_regulariser_and_finished_runs(capsys, monkeypatch):
-    assert main(*TINY, "--jr", 0.1, "--without_jr") == 0
-    whole = Path(capsys.readouterr().out.strip())
-    assert "without_jr" in whole.name and "jr=0.1" in whole.name
-    with_jr, without = (
-        Path(str(whole).replace("jr=0.1,without_jr", f"jr={jr}")) for jr in (0.1, 0.0)
-    )
-    assert sorted(RUNS.iterdir()) == sorted([whole, with_jr, without])
-    start = [{k: v[0] for k, v in read_metrics(each).items()} for each in (with_jr, without)]
+def test_runs_with_and_without_the_regulariser_in_one_figure(drawn, capsys):
+    for jr, name in ((0.1, "with"), (0.0, "without")):
+        assert main(*TINY, "--jr", jr, "--name", name) == 0
+    start = [{k: v[0] for k, v in read_metrics(RUNS / run).items()} for run in ("with", "without")]
     assert start[0] == start[1]
-    m = read_metrics(whole)
-    assert m["sample"].tolist() == [0, 1, 2] * 4
-    assert m["run"].tolist() == [0] * 6 + [1] * 6
-    end = read_metrics(with_jr)
-    assert m["step"][3:6].tolist() == [end["step"][-1]] * 3
+    end = read_metrics(RUNS / "with")
+    rows = figure(RUNS / "with", "linear_regions/without", "half_width=0.3")
+    printed = capsys.readouterr().out
+    of_points = [row for row in rows if row["sample"].isdecimal()]
+    assert [row["sample"] for row in of_points] == ["0", "1", "2"] * 4
+    assert [row["run"] for row in of_points] == ["with"] * 6 + ["without"] * 6
+    assert [row["step"] for row in of_points[3:6]] == [f"{end['step'][-1]:.0f}"] * 3
     for column in ("regions", "operator_norm", "point_operator_norm", "radius", "input_radius"):
-        assert m[column][3:6].mean() == pytest.approx(end[column][-1], rel=1e-6)
+        values = [float(row[column]) for row in of_points[3:6]]
+        assert numpy.mean(values) == pytest.approx(end[column][-1], rel=1e-6)
+    path = RUNS / "figure_1,linear_regions_with,linear_regions_without,half_width=0.3.png"
+    assert printed.strip().endswith(str(path))
+    assert "| without | last |" in printed
+    for each in RUNS.glob("figure_1*"):
+        each.unlink()
 
-    drawn = []
-    monkeypatch.setattr(linear_regions, "figure", lambda *drawing: drawn.append(drawing))
-    with_jr, without = with_jr.rename(RUNS / "with"), without.rename(RUNS / "without")
-    words = ("--run", with_jr, "without", "--samples", 5, 9, 3, 0, 1, 2)
-    assert main(*words, "--half_width", 0.3) == 0
-    both = RUNS / "samples=5-9-3-0-1-2,half_width=0.3,run=with-without"
-    assert capsys.readouterr().out.strip() == str(both)
-    m = read_metrics(both)
-    assert m["sample"].tolist() == [5, 9, 3, 0, 1, 2] * 4
+    words = (RUNS / "with", "linear_regions/without", "samples=5,9,3,0,1,2", "half_width=0.3")
+    rows = figure(*words)
+    of_points = [row for row in rows if row["sample"].isdecimal()]
+    assert [row["sample"] for row in of_points] == ["5", "9", "3", "0", "1", "2"] * 4
     x = images.load(ImageOptions(dataset="digits", points=60)).x
-    network = relu_mlp_of(kept_moments(without)["last"].weights)
-    assert m["point_alignment"][-1] == pytest.approx(
+    network = relu_mlp_of(moments_of(RUNS / "without")["last"].kept)
+    assert float(of_points[-1]["point_alignment"]) == pytest.approx(
         float(Centroids(network)(x[2:3]).alignments), rel=1e-4
     )
-    _, _, pictures = drawn[-1]
-    assert [(p.run, len(p.around)) for p in pictures] == [(0, 6), (0, 6), (1, 6), (1, 6)]
-    medians = read_config(both / "config.yaml")["results"]
-    assert len(medians) == 4
-    of_last = medians["without, last: medians"]
-    assert of_last["at the points"]["radius"] == pytest.approx(numpy.median(m["radius"][-6:]))
-    assert of_last["input_radius, all test points"] > 0
-    before = [(both / name).read_bytes() for name in ("metrics.csv", "checkpoint.pt")]
-    assert main("--config", both / "config.yaml") == 0
-    assert before == [(both / name).read_bytes() for name in ("metrics.csv", "checkpoint.pt")]
+    pictures = drawn[-1][2]
+    assert [p.run for p in pictures] == ["with"] * 2 + ["without"] * 2
+    assert [p.label for p in pictures] == ["--jr 0.1"] * 2 + ["--jr 0.0"] * 2
+    assert all((len(p.windows), len(p.controls)) == (6, 2) for p in pictures)
+    median = {row["sample"]: row for row in rows[-4:]}
+    assert list(median) == [
+        *("median of these", "median between them"),
+        *("median of all training points", "median of all test points"),
+    ]
+    last = numpy.median([float(row["radius"]) for row in of_points[-6:]])
+    assert float(median["median of these"]["radius"]) == pytest.approx(last)
+    assert float(median["median of all test points"]["input_radius"]) > 0
+    before = [path.read_bytes() for path in RUNS.glob("figure_1*.csv")]
+    assert figure(*words) == rows
+    assert before == [path.read_bytes() for path in RUNS.glob("figure_1*.csv")]
 
 
-@pytest.mark.usefixtures("undrawn")
-def test_a_run_that_never_generalised_is_drawn_at_its_end(monkeypatch):
-    drawn = []
-    monkeypatch.setattr(linear_regions, "figure", lambda *drawing: drawn.append(drawing))
+def test_a_run_that_never_generalised_is_drawn_at_its_end(drawn):
     assert main(*TINY, "--stop_at", 1, "--steps", 4, "--name", "short") == 0
+    figure("linear_regions/short")
     (picture,) = drawn[-1][2]
     assert (picture.moment, picture.step) == ("last", 4)
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_stop_at_none_goes_on_to_the_end(monkeypatch):
     monkeypatch.setattr(linear_regions, "GENERALISED", 0.6)
     assert main(*TINY, "--stop_at", "none", "--name", "whole") == 0
-    m, moments = read_metrics(RUNS / "whole"), kept_moments(RUNS / "whole")
+    m, moments = read_metrics(RUNS / "whole"), moments_of(RUNS / "whole")
     assert (m["test_accuracy"][:-1] > 0.69).any() and m["step"][-1] == moments["last"].step == 200
     assert moments["generalised"].step == m["step"][(m["test_accuracy"] > 0.6).argmax()] < 200
 
 
-def test_kept_is_a_copy_of_the_first_time(tmp_path):
+def test_a_snapshot_is_a_copy_of_the_first_time():
     network = torch.nn.Linear(2, 2)
-    kept, weight = Kept(network), network.weight.detach().clone()
-    kept.first("now", 3, torch.tensor(False))
-    assert not kept.moments
-    kept.first("now", 4, torch.tensor(True))
+    snapshots, weight = Snapshots(), network.weight.detach().clone()
+    snapshots.first("now", 3, torch.tensor(False), network)
+    assert not snapshots.moments
+    snapshots.first("now", 4, torch.tensor(True), network)
     torch.nn.init.zeros_(network.weight)
-    kept.first("now", 5, torch.tensor(True))
-    again = Kept(network)
-    again.load_state_dict(kept.state_dict())
+    snapshots.first("now", 5, torch.tensor(True), network)
+    again = Snapshots()
+    again.load_state_dict(snapshots.state_dict())
     assert again.moments["now"].step == 4
-    assert torch.equal(again.moments["now"].weights["weight"], weight)
+    assert torch.equal(again.moments["now"].kept["weight"], weight)
 
 
-@pytest.mark.usefixtures("undrawn")
-def test_runs_that_cannot_be_drawn(capsys, monkeypatch):
+def test_a_run_of_older_code_and_its_recorded_copies_are_drawn_alike(drawn):
+    """A checkpoint with "kept" and "weights"; what `lab.bench.record --weights` writes."""
+    assert main(*TINY, "--name", "new") == 0
+    new = figure("linear_regions/new", "half_width=0.3")
+    content = torch.load(RUNS / "new/checkpoint.pt")
+    kept = content["state"].pop("snapshots")
+    content["state"]["kept"] = {
+        name: {"step": moment["step"], "weights": moment["kept"]} for name, moment in kept.items()
+    }
+    assert kept
+    torch.save(content, RUNS / "new/checkpoint.pt")
+    for each in RUNS.glob("figure_1*"):
+        each.unlink()
+    assert figure("linear_regions/new", "half_width=0.3") == new
+    assert record.main([str(RUNS / "new"), "--to", "results", "--weights"]) == 0
+    assert not Path("results/linear_regions/new/checkpoint.pt").exists()
+    for each in RUNS.glob("figure_1*"):
+        each.unlink()
+    copies = figure("results/linear_regions/new", "half_width=0.3")
+    key = lambda row: (row["moment"], row["sample"])  # noqa: E731
+    assert sorted(copies, key=key) == sorted(new, key=key)
+    assert [picture.moment for picture in drawn[-1][2]] == ["memorised", "last"]
+
+
+def test_runs_that_cannot_be_drawn(capsys):
     def complaint(*words):
-        assert main(*words) == 2
+        assert report.main(["figure_1", *words]) == 2
         return capsys.readouterr().err.strip()
 
-    assert complaint("--run", "nowhere").endswith("'nowhere' holds no run")
+    assert "there is no finished run inhibiting_generalisation/default or" in complaint()
+    assert complaint("nowhere").endswith("'nowhere' holds none")
     tiny = ("--dataset", "digits", "--points", 30, "--width", 4, "--device", "cpu", "--steps", 1)
     assert main(*tiny, "--name", "a") == 0
     assert main(*tiny[:3], 40, *tiny[4:], "--name", "b") == 0
-    assert "were trained on the same images" in complaint("--run", "a", "b")
+    a, b = "linear_regions/a", "linear_regions/b"
+    assert "were trained on the same images" in complaint(a, b)
     content = torch.load(RUNS / "a/checkpoint.pt")
-    del content["state"]["kept"]
+    del content["state"]["snapshots"]
     torch.save(content, RUNS / "a/checkpoint.pt")
-    assert complaint("--run", "a").endswith("a keeps no states but the last")
+    assert complaint(a).endswith("a keeps no states but the last")
     content = torch.load(RUNS / "b/checkpoint.pt")
     torch.save(content | {"finished": False}, RUNS / "b/checkpoint.pt")
-    assert "b is not finished" in complaint("--run", "b")
+    assert "b is not finished" in complaint(b)
     (RUNS / "b/checkpoint.pt").write_bytes(b"no checkpoint")
-    assert complaint("--run", "b").endswith("is damaged")
+    assert complaint(b).endswith("is damaged")
     (RUNS / "b/checkpoint.pt").unlink()
-    assert "cannot be read" in complaint("--run", "b")
+    assert "cannot be read" in complaint(b)
     assert {path.name for path in RUNS.iterdir()} == {"a", "b"}
 
 
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
+        (("samples=0,1",), "samples takes three points for each plane, got 2"),
+        (("samples=4,5,30",), "samples takes places from 0 to 29, got 30"),
+        (("samples=4,5,-1",), "samples takes a whole number of at least 0"),
+        (("samples=7,7,3",), "samples 7 7 3: a plane takes two"),
+        (("half_width=0",), "half_width takes a number above 0, got '0'"),
+        (("most_regions=2",), "the slice holds more than 2 regions; take a smaller slice"),
+    ],
+)
+def test_bad_words_of_a_figure_are_one_line(words, complaint, capsys):
+    tiny = ("--dataset", "digits", "--points", 30, "--width", 4, "--device", "cpu", "--steps", 1)
+    assert main(*tiny, "--name", "a") == 0
+    assert report.main(["figure_1", "linear_regions/a", *words]) == 2
+    (error,) = capsys.readouterr().err.strip().splitlines()
+    assert complaint in error
+    assert {path.name for path in RUNS.iterdir()} == {"a"}
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
         (("--samples", 0, 1), "--samples takes three points for each plane, got 2"),
+        (("--samples",), "--samples takes three points for each plane, got 0"),
         (("--samples", 4, 5, 60), "--samples takes places from 0 to 59, got 60"),
         (("--samples", 4, 5, -1), "--samples takes a whole number of at least 0, got '-1'"),
         (
@@ -211,8 +273,6 @@ def test_runs_that_cannot_be_drawn(capsys, monkeypatch):
         ),
         (("--half_width", 0), "--half_width takes a number above 0, got '0'"),
         (("--most_regions", 2), "the slice holds more than 2 regions; take a smaller slice"),
-        (("--without_jr", "--jr", 0), "--without_jr takes a --jr above 0"),
-        (("--without_jr", "--run", "x"), "and no --run"),
         (("--clip", -1), "--clip takes a number of at least 0, got '-1'"),
         (("--loss_fn", "hinge"), "--loss_fn takes one of MSE, CrossEntropy, got 'hinge'"),
         (("--stop_at", 2), "--stop_at takes a number above 0 and of at most 1, or none, got '2'"),
@@ -232,7 +292,7 @@ def test_bad_input_is_one_line(words, complaint, capsys):
 def test_collinear_points_are_refused():
     x = torch.randn(5, 8)
     x[4] = x[0] + 3 * (x[1] - x[0])
-    with pytest.raises(UserError, match=r"--samples 0 1 4: .* not on one line"):
+    with pytest.raises(SliceError, match=r"samples 0 1 4: .* not on one line"):
         planes(x, (0, 1, 2, 0, 1, 4))
 
 
@@ -241,54 +301,50 @@ def test_it_draws_the_runs_of_accelerating_grokking():
     words = (*words, "--device", "cpu", "--steps", 300)
     assert accelerating_grokking.main([str(word) for word in words]) == 0
     (folder,) = Path("runs/accelerating_grokking").iterdir()
-    assert "memorised" in kept_moments(folder), "otherwise there is one moment only"
-    assert main("--run", folder, "--half_width", 1) == 0
-    (drawn,) = RUNS.iterdir()
-    assert (drawn / "figure.png").read_bytes().startswith(b"\x89PNG")
-    steps = read_metrics(drawn)["step"]
-    assert set(steps) == {kept_moments(folder)[moment].step for moment in ("memorised", "last")}
+    assert "memorised" in moments_of(folder), "otherwise there is one moment only"
+    steps = {int(row["step"]) for row in figure(folder, "half_width=1")}
+    assert steps == {moments_of(folder)[moment].step for moment in ("memorised", "last")}
 
 
-def test_figure_7s_run_at_three_moments_and_the_same_training_here(monkeypatch):
-    drawn, figure = [], linear_regions.figure
-    monkeypatch.setattr(linear_regions, "figure", lambda *drawing: drawn.append(drawing))
+def test_figure_7s_runs_at_three_moments_and_the_same_training_here(drawn):
     words = ("--dataset", "digits", "--points", 260, "--width", 16, "--init_scale", 2, "--lr")
-    words = (*words, 0.005, "--batch_size", 50, "--device", "cpu", "--steps", 600, "--name", "r")
-    seven = ("--jr", 0, "--jr_weight", 0.002, "--num_logs", 300)
-    assert inhibiting_generalisation.main([str(word) for word in (*words, *seven)]) == 0
-    assert main("--run", "inhibiting_generalisation/r", "--half_width", 0.5) == 0
-    (folder,) = RUNS.iterdir()
-    assert folder.name == "half_width=0.5,run=inhibiting_generalisation_r"
-    whole, x, pictures = drawn.pop()
-    there = kept_moments("runs/inhibiting_generalisation/r")
-    assert [p.moment for p in pictures] == ["memorised", "generalised", "last"]
-    steps = [p.step for p in pictures]
-    assert steps == [there[p.moment].step for p in pictures] == sorted(set(steps))
-    assert len(read_config(folder / "config.yaml")["results"]) == 3
-    figure(whole, x, pictures)
-    assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG")
+    words = (*words, 0.005, "--batch_size", 50, "--device", "cpu", "--steps", 600)
+    seven = ("--jr_weight", 0.002, "--num_logs", 300)
+    for level, name in ((0, "default"), ("none", "jr=None")):
+        line = (*words, *seven, "--jr", level, "--name", name)
+        assert inhibiting_generalisation.main([str(word) for word in line]) == 0
+    there = moments_of("runs/inhibiting_generalisation/default")
+    for name, samples in (("figure_1", 3), ("figure_11", 12)):
+        rows = figure(name=name)
+        assert {path.name for path in RUNS.glob(f"{name}.*")} == {f"{name}.csv", f"{name}.png"}
+        x, drawn_points, pictures, _ = drawn.pop()
+        assert (len(x), list(drawn_points)) == (260, list(range(samples)))
+        assert {row["run"] for row in rows} == {"default", "jr=None"}
+        assert {len(p.windows) for p in pictures} == {samples}
+        pictures = [p for p in pictures if p.run == "default"]
+        assert [p.moment for p in pictures] == ["memorised", "generalised", "last"]
+        steps = [p.step for p in pictures]
+        assert steps == [there[p.moment].step for p in pictures] == sorted(set(steps))
+        of_default = [row for row in rows if row["run"] == "default"]
+        assert len([row for row in of_default if "median" in row["sample"]]) == 3 * 4
 
-    assert main(*words, "--jr", 0.002, "--num_logs", 2) == 0
-    here = kept_moments(RUNS / "r")
+    assert main(*words, "--jr", 0.002, "--num_logs", 2, "--name", "r") == 0
+    here = moments_of(RUNS / "r")
     assert here["last"].step == 600
-    for name, weight in there["last"].weights.items():
-        torch.testing.assert_close(here["last"].weights[name], weight)
+    for name, weight in there["last"].kept.items():
+        torch.testing.assert_close(here["last"].kept[name], weight)
 
 
 def test_an_aligned_network_says_so_beneath_its_centroids():
     x = 2.5 * torch.eye(3, 64, dtype=torch.float64)
     x[:, :3] -= 0.5  # so that no point is on the side of another's unit
     network = relu_mlp_of({"0.weight": x, "2.weight": torch.ones(10, 3, dtype=torch.float64)})
-    around = windows(network, x, (0, 1, 2), 0.5, 100)
-    for point, one in zip(x, around, strict=True):
+    found = windows(network, x, (0, 1, 2), 0.5, 100)
+    for point, one in zip(x, found, strict=True):
         torch.testing.assert_close(one.centroid(), 10 * point)
-    saved = []
-    whole = SimpleNamespace(
-        options=SimpleNamespace(samples=(0, 1, 2)), command=str, save_figure=saved.append
-    )
-    picture = Picture(0, "r", "r", "last", 1, network, around, [])
-    linear_regions.figure(whole, x, [picture])
-    axes = [a for a in saved[0].axes if a.get_xlabel().startswith("centroid")]
+    picture = _regions.Picture("r", "r", "last", 1, network, found, [])
+    drawing = _regions.figure(x, (0, 1, 2), [picture], "python report.py figure_1")
+    axes = [a for a in drawing.axes if a.get_xlabel().startswith("centroid")]
     assert [a.get_xlabel() for a in axes] == ["centroid, cosine 1.00"] * 3
     for shown, point in zip(axes, x, strict=True):
         (image,) = shown.images

@@ -8,13 +8,15 @@ import torch
 import yaml
 
 import modular_addition
+import report
 from helpers import interrupt, run
-from lab import fourier
-from lab.errors import UserError
-from lab.modular import ModularTransformer
-from lab.modular import modular_addition as task_of
-from lab.runs import read_metrics
-from lab.seeds import generator
+from lab.bench.errors import UserError
+from lab.bench.files import read_metrics
+from lab.bench.seeds import generator
+from lab.data.modular import modular_addition as task_of
+from lab.fast.modular_tables import ModularRegulariser, ModularTransformer
+from lab.measures import fourier
+from lab.measures.progress import progress
 from utils import JacobianRegulariser
 
 SCRIPT = "modular_addition.py"
@@ -100,17 +102,14 @@ def test_logits_are_those_of_a_transformer_with_three_queries():
 @pytest.mark.parametrize("projections", [1, 3, None])
 def test_the_regulariser_from_tables_is_that_of_the_token_embeddings(projections):
     network, pairs, tokens = network_and_tokens()
-    regulariser = JacobianRegulariser(
-        lambda points: network.from_embeddings(points).flatten(1), projections
-    )
+    assert torch.equal(network.points(pairs), network.embed(tokens))
+    plain = JacobianRegulariser(network.from_points, projections)
+    tables = ModularRegulariser(network, projections)
     parameters = list(network.parameters())
     found = []
-    for route in (
-        lambda: regulariser.outputs_and_norm(network.embed(tokens)),
-        lambda: network.outputs_and_norm(pairs, regulariser.directions),
-    ):
+    for regulariser, points in ((plain, network.embed(tokens)), (tables, pairs)):
         regulariser.generator = generator(0, "projections")
-        outputs, norm = route()
+        outputs, norm = regulariser.outputs_and_norm(points)
         gradients = torch.autograd.grad(norm, parameters, materialize_grads=True)
         found.append([outputs, norm, *gradients])
     for one, other in zip(*found, strict=True):
@@ -121,6 +120,19 @@ def test_the_regulariser_from_tables_is_that_of_the_token_embeddings(projections
         if not gradient.any()
     ]
     assert still == ["mlp_in_bias", "mlp_out_bias"]  # on which a Jacobian does not depend
+
+
+@pytest.mark.parametrize("named", [{"squared": True}, {"batch_size": 20}, {}])
+@pytest.mark.parametrize("gradients", [True, False])
+def test_the_regulariser_from_tables_can_do_all_that_the_plain_one_can(named, gradients):
+    network, pairs, _ = network_and_tokens()
+    with torch.set_grad_enabled(gradients):
+        plain = JacobianRegulariser(network.from_points, None, **named)
+        expected = plain.outputs_and_norm(network.points(pairs))
+        found = ModularRegulariser(network, None, **named).outputs_and_norm(pairs)
+    for one, other in zip(expected, found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-13)
+        assert other.requires_grad == gradients
 
 
 # measures
@@ -180,7 +192,7 @@ def test_progress_measures_of_logits_made_of_waves_and_of_a_table(operation, sig
     table = torch.zeros(p * p, p, dtype=torch.float64)
     table[task.train, task.labels[task.train]] = 4
     logits = rule + table
-    found = modular_addition.progress(logits, task.labels, task.train, "float64")
+    found = progress(logits, task.labels, task.train, torch.nn.functional.cross_entropy)
     assert sorted(int(found[f"key_frequency_{i}"]) for i in range(1, 6)) == keys
 
     # As Nanda et al. do it: projections of the whole grid on cos w(a ± b) and sin w(a ± b).
@@ -379,6 +391,35 @@ def test_a_fraction_is_of_what_is_drawn():
     assert len(task_of(3, 0.2, 0).train) == 2  # of nine pairs
     with pytest.raises(UserError, match=r"of the 6, got 0\.05"):
         task_of(3, 0.05, 0, split="unordered")
+
+
+def test_frequency_norms_draws_a_panel_a_run(tmp_path, capsys):
+    metrics_of(tmp_path, "--steps", "2")
+    assert modular_addition.main([*SMALL, "--steps", "0", "--jr", "1e-3", "--name", "other"]) == 0
+    capsys.readouterr()
+    assert report.main(["frequency_norms", "run", "other"]) == 0
+    picture = tmp_path / capsys.readouterr().out.strip()
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    (picture.parent / "run/checkpoint.pt").write_bytes(b"")
+    for words, says in (
+        ([], "frequency_norms takes runs of modular_addition"),
+        (["run"], "run/checkpoint.pt is damaged"),
+        (["nowhere"], "'nowhere' holds none"),
+    ):
+        assert report.main(["frequency_norms", *words]) == 2
+        err = capsys.readouterr().err
+        assert says in err
+        assert err.count("\n") == 1
+
+
+def test_runs_are_compared_in_one_figure(tmp_path, capsys):
+    """As Figures 8 and 9 are, of runs of other operations too, which have no waves."""
+    metrics_of(tmp_path, "--steps", "2")
+    assert modular_addition.main([*SMALL, "--steps", "2", "--name", "other", "--operation",
+                                  "multiply"]) == 0  # fmt: skip
+    capsys.readouterr()
+    assert report.main(["compare", "modular_addition", "run", "other"]) == 0
+    assert (tmp_path / capsys.readouterr().out.strip()).stat().st_size > 10_000
 
 
 @pytest.mark.slow

@@ -10,11 +10,11 @@ import torch
 
 import norm_minimisation
 from helpers import interrupt, run
-from lab import fourier
-from lab.errors import TrainingError, UserError
-from lab.flow import ACTIVATIONS, ZeroLossFlow
-from lab.modular import modular_addition
-from lab.seeds import generator
+from lab.bench.errors import TrainingError, UserError
+from lab.bench.seeds import generator
+from lab.data.modular import modular_addition
+from lab.measures import fourier
+from lab.methods.flow import ACTIVATIONS, ZeroLossFlow
 
 
 def rows(folder):
@@ -46,10 +46,10 @@ def test_the_velocity_is_minus_the_gradient_of_half_the_squared_norm(activation)
     w2 = torch.linalg.pinv(hidden) @ flow.y  # by singular values: another route than Cholesky
     half = 0.5 * (w1.square().sum() + w2.square().sum())
     (gradient,) = torch.autograd.grad(half, w1)
-    here = flow.here()
-    torch.testing.assert_close(here.velocity, -gradient, rtol=1e-8, atol=1e-8)
-    torch.testing.assert_close(here.w2, w2.detach(), rtol=1e-8, atol=1e-8)
-    torch.testing.assert_close(here.squared_norms.sum(), 2 * half.detach())
+    end = flow.point()
+    torch.testing.assert_close(end.velocity, -gradient, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(end.w2, w2.detach(), rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(end.squared_norms.sum(), 2 * half.detach())
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -62,7 +62,7 @@ def test_activations_and_their_derivatives(activation):
 
 def test_a_step_is_as_long_as_stated():
     _, _, _, flow = problem(ridge=1e-8)
-    before, velocity = flow.w1, flow.here().velocity
+    before, velocity = flow.w1, flow.point().velocity
     flow.advance()
     ratio = float(before.norm() / velocity.norm())
     assert flow.time == pytest.approx(min(0.05, 0.02 * ratio), rel=1e-12)
@@ -74,10 +74,10 @@ def test_a_short_flow_generalises_without_leaving_zero_loss():
     largest, norms = 0.0, []
     for _ in range(300):
         norms.append(float(flow.advance()))
-        here = flow.here()
-        error = (flow.outputs(flow.x, here.w2) - flow.y).square().mean()
+        end = flow.point()
+        error = (flow.outputs(flow.x, end.w2) - flow.y).square().mean()
         largest = max(largest, float(error))
-    guesses = flow.outputs(x[task.test], here.w2).argmax(1)
+    guesses = flow.outputs(x[task.test], end.w2).argmax(1)
     assert (guesses == task.labels[task.test]).double().mean() > 0.95
     assert largest < 1e-12
     assert norms[::50] == sorted(norms[::50], reverse=True)  # not each: it slides along kinks

@@ -1,22 +1,25 @@
-"""Order parameters where their values are known, sweeps, and the script's commands."""
+"""Order parameters where their values are known, the phase diagram, and the script's commands."""
 
 import math
 import signal
-import time
-from pathlib import Path
 
-import numpy
 import pytest
 import torch
 import yaml
 
 import order_parameters
-from helpers import interrupt, run, start
-from lab import fourier, orders, sweeps
-from lab.modular import ModularMLP, modular_addition
-from lab.options import parse
-from lab.runs import read_metrics
-from lab.seeds import generator
+import report
+import sweep
+from helpers import ROOT, interrupt, run
+from lab.bench.files import read_metrics
+from lab.bench.options import parse
+from lab.bench.seeds import generator
+from lab.bench.statistics import Finished
+from lab.bench.sweeps import Job
+from lab.data.modular import modular_addition
+from lab.measures import fourier, orders
+from lab.networks.modular_mlp import ModularMLP
+from lab.reports import phase_diagram
 
 SCRIPT = "order_parameters.py"
 TINY = ("--p", 11, "--width", 16, "--num_logs", 12, "--device", "cpu")
@@ -189,6 +192,12 @@ def test_chance_of_signal_to_noise():
 # commands
 
 
+def spectra_of(folder):
+    """Singular values of the first layer by step, as the checkpoint has them."""
+    moments = torch.load(folder / "checkpoint.pt")["state"]["snapshots"].values()
+    return {moment["step"]: moment["kept"] for moment in moments}
+
+
 def test_command_with_its_control(tmp_path):
     arguments = (*TINY, "--steps", 30)
     alone = run(SCRIPT, *arguments, folder=tmp_path)
@@ -204,7 +213,7 @@ def test_command_with_its_control(tmp_path):
         "memorised_at": None,
         "grokked_at": None,
     }
-    kept = torch.load(folder / "checkpoint.pt")["state"]["singular_values"]["kept"]
+    kept = spectra_of(folder)
     assert list(kept) == [int(step) for step in metrics["step"]] and kept[0].shape == (16,)
     picture = (folder / "figure.png").read_bytes()
     words = [str(each) for each in arguments]
@@ -223,8 +232,7 @@ def test_stop_at_ends_with_the_measurement(tmp_path):
     m = read_metrics(folder)
     assert (m["test_accuracy"] > 0.5).tolist() == [False] * (len(m["step"]) - 1) + [True]
     assert 0 < m["step"][-1] < 600
-    kept = torch.load(folder / "checkpoint.pt")["state"]["singular_values"]["kept"]
-    assert list(kept) == [int(step) for step in m["step"]]
+    assert list(spectra_of(folder)) == [int(step) for step in m["step"]]
 
 
 def test_killed_run_continues_as_if_it_had_not_been(tmp_path):
@@ -238,10 +246,8 @@ def test_killed_run_continues_as_if_it_had_not_been(tmp_path):
     assert "continued" in (folder / "config.yaml").read_text()
     whole = folder.with_name("whole")
     assert (folder / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
-    kept = [
-        torch.load(each / "checkpoint.pt")["state"]["singular_values"]["kept"]
-        for each in (folder, whole)
-    ]
+    kept = [spectra_of(each) for each in (folder, whole)]
+    assert kept[0].keys() == kept[1].keys()
     assert all(torch.equal(kept[0][step], kept[1][step]) for step in kept[1])
 
 
@@ -254,9 +260,7 @@ def test_killed_run_continues_as_if_it_had_not_been(tmp_path):
         (("--train_fraction", 1e-5), "--train_fraction takes a share that leaves a training and a"),
         (("--weight_decay=-1",), "--weight_decay takes a number of at least 0"),
         (("--stop_at", 2), "--stop_at takes a number of at least 0 and of at most 1, or none"),
-        (("--sweep", "--alpha", 0.5), "--alpha is one of the axes of --sweep"),
-        (("--sweep", "--p", 91), "--p takes a prime number, got 91"),
-        (("--sweep", "--workers", 0), "--workers takes a whole number of at least 1"),
+        (("--sweep",), "unknown option --sweep"),
     ],
 )
 def test_bad_input_is_one_line_and_makes_no_folder(tmp_path, capsys, options, what):
@@ -270,106 +274,83 @@ def test_bad_input_is_one_line_and_makes_no_folder(tmp_path, capsys, options, wh
     assert not list(tmp_path.iterdir())
 
 
-# sweeps
+# the grid and its phase diagram
 
 
 def test_the_command_of_a_run_gives_its_options_back():
     o = order_parameters.Options(p=11, random_labels=True, stop_at=0.5, lr=1e-4, out_dir="a b")
-    script, *flags = sweeps.command("order_parameters", o)
+    script, *flags = Job("order_parameters", o).words()
     assert script == SCRIPT
     assert parse(order_parameters.Options, None, flags) == o
 
 
-def test_sweep_draws_what_is_there_and_makes_only_what_is_missing(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(order_parameters, "ALPHAS", (0.0, 0.5))
-    monkeypatch.setattr(order_parameters, "DECAYS", (1.0,))
-    options = [*TINY, "--steps", 10]
-    words = [str(each) for each in (*options, "--sweep")]
-    runs = tmp_path / "runs/order_parameters"
-    there = runs / "p=11,width=16,steps=10,num_logs=12"
-    missing = runs / "p=11,width=16,alpha=0.5,steps=10,num_logs=12"
-    assert order_parameters.main(words[:-1]) == 0
-    before = (there / "checkpoint.pt").stat().st_mtime_ns
-    missing.mkdir()
-    (missing / "notes.txt").touch()  # a folder that is no run
-    assert order_parameters.main(words) == 1
-    error = capsys.readouterr().err
-    assert "1 of 2 runs failed" in error and "notes.txt" in error and error.count("\n") == 1
-    phases = runs / "sweep,p=11,width=16,steps=10,num_logs=12"
-    assert (phases / "figure.png").exists()
-
-    def cells():
-        results = yaml.safe_load((phases / "config.yaml").read_text())["results"]
-        return {place: [each["seed"] for each in cell] for place, cell in results.items()}
-
-    assert cells() == {"alpha=0.0,weight_decay=1.0": [0]}
-    (missing / "notes.txt").unlink()
-    assert order_parameters.main(words) == 0
-    assert cells() == {"alpha=0.0,weight_decay=1.0": [0], "alpha=0.5,weight_decay=1.0": [0]}
-    assert (there / "checkpoint.pt").stat().st_mtime_ns == before
-    assert read_metrics(missing)["step"][-1] == 10
-    made = yaml.safe_load((missing / "config.yaml").read_text())["provenance"]
-    assert made["command"].startswith("python order_parameters.py --p=11 --width=16 --alpha=0.5")
-    assert "1 threads" in made["device"]
-
-
-def test_networks_in_one_pass_are_those_trained_alone():
-    words = (*TINY, "--steps", 60, "--dtype", "float64", "--lr", 0.01, "--stop_at", 0.11)
-    differing = [
-        ("--seed", seed, "--alpha", alpha, "--weight_decay", decay)
-        for seed, alpha, decay in ((0, 0.0, 1.0), (1, 0.5, 0.1), (2, 0.1, 0.001))
+@pytest.mark.parametrize(("name", "p", "seeds"), [("", 59, 2), ("_p97", 97, 1)])
+def test_the_grids_cross_alpha_and_weight_decay(name, p, seeds):
+    jobs = sweep.jobs_in(sweep.grids_of(str(ROOT / f"configs/phase_diagram{name}.yaml")), {})
+    assert {job.options.p for job in jobs} == {p} and {job.script for job in jobs} == {SCRIPT[:-3]}
+    assert [(o.alpha, o.weight_decay, o.seed) for o in (job.options for job in jobs)] == [
+        (alpha, decay, seed)
+        for alpha in (0.0, 0.1, 0.25, 0.5)
+        for decay in (1e-3, 1e-2, 1e-1, 1.0)
+        for seed in range(seeds)
     ]
 
-    def options(folder):
-        return [
-            parse(order_parameters.Options, None, [*map(str, (*words, *own)), "--out_dir", folder])
-            for own in differing
-        ]
 
-    for o in options("alone"):
-        order_parameters.one_run(o)
-    order_parameters.in_one_pass(options("together"))
-    lengths = set()
-    for folder in Path("alone", "order_parameters").iterdir():
-        alone = read_metrics(folder)
-        together = read_metrics(Path("together", "order_parameters") / folder.name)
-        lengths.add(alone["step"][-1])
-        for column, values in alone.items():
-            numpy.testing.assert_allclose(together[column], values, rtol=1e-7, err_msg=column)
-    assert len(lengths) > 1, "otherwise none stopped before the others"
-    order_parameters.in_one_pass(options("together"))  # finds them finished
+def test_the_phase_diagram_draws_what_is_finished(tmp_path, capsys):
+    sizes = ("p=11", "width=16", "steps=10", "num_logs=12")
+    options = [f"--{size}" for size in sizes]
+    grid = ["order_parameters.py", *options, "--device=cpu", "--alpha", "0", "0.5"]
+    picture = tmp_path / f"runs/order_parameters/phase_diagram,{','.join(sizes)}.png"
+    assert report.main(["phase_diagram", *sizes]) == 2
+    assert "there is no finished run" in capsys.readouterr().err
 
-
-def test_a_stopped_sweep_leaves_its_runs_saved(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    process = start(SCRIPT, *TINY, "--steps", 100_000, "--sweep", "--workers", 1, folder=tmp_path)
-    o = order_parameters.Options(
-        p=11, width=16, num_logs=12, device="cpu", steps=100_000, weight_decay=1e-3
+    assert sweep.main([*grid, "--weight_decay", "1.0", "--seed", "0:2"]) == 0
+    assert sweep.main([*grid[:-1], "--weight_decay", "0.1"]) == 0
+    assert order_parameters.main([*options, "--device=cpu", "--random_labels"]) == 0  # no part
+    unfinished = tmp_path / "runs/order_parameters/unfinished"
+    unfinished.mkdir()
+    config = (picture.with_name("p=11,width=16,steps=10,num_logs=12") / "config.yaml").read_text()
+    (unfinished / "config.yaml").write_text(
+        config.replace("finished:", "begun:").replace("weight_decay: 1.0", "weight_decay: 5.0")
     )
-    folder = sweeps.folder_of("order_parameters", o)
-    while process.poll() is None and not (folder / "metrics.csv").exists():
-        time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGTERM
-    assert "the same command without --overwrite continues" in err
-    assert 0 < torch.load(folder / "checkpoint.pt")["step"] < 100_000
-    assert not sweeps.finished("order_parameters", o)
+    capsys.readouterr()
+    assert report.main(["phase_diagram", *sizes]) == 0
+    printed = capsys.readouterr().out
+    assert [line.split(" | ")[:3] for line in printed.splitlines()[2:5]] == [
+        ["| 0", "0.1", "–"],
+        ["| 0", "1", "–, –"],
+        ["| 0.5", "1", "–, –"],
+    ]
+    assert picture.read_bytes().startswith(b"\x89PNG") and str(picture.name) in printed
+    assert report.main(["phase_diagram", "q=59"]) == 2
 
 
-def test_times_and_the_delay_between_them(tmp_path):
-    cell = [order_parameters.Options(seed=seed) for seed in range(3)]
-    for o, results in zip(cell, ((40, 100), (50, None)), strict=False):
-        folder = sweeps.folder_of("order_parameters", o)
-        folder.mkdir(parents=True)
-        config = {
-            "provenance": {"finished": "then", "device": "cpu", "command": ""},
-            "results": dict(zip(("memorised_at", "grokked_at"), results, strict=True)),
-        }
-        (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    assert order_parameters.times_of(cell) == [
-        {"seed": 0, "memorised_at": 40, "grokked_at": 100, "delay": 60},
-        {"seed": 1, "memorised_at": 50, "grokked_at": None, "delay": None},
+def test_the_phase_diagram_says_who_got_there():
+    times = {"memorised_at": 40, "grokked_at": 100, "delay": 60}
+    never = {"memorised_at": 50, "grokked_at": None, "delay": None}
+    cells = {(0.0, 1.0): [times, never], (0.5, 1.0): [never], (0.0, 0.1): [times]}
+    for axes, texts in zip(
+        phase_diagram.figure(cells, "line").axes,
+        (["40", "no run", "45", "50"], ["100", "no run", "100\n1 of 2", "never"],
+         ["60", "no run", "60\n1 of 2", "never"]),
+        strict=True,
+    ):  # fmt: skip
+        assert [text.get_text() for text in axes.texts] == texts
+        assert [text.get_text() for text in axes.get_xticklabels()] == ["0", "0.5"]
+        assert [text.get_text() for text in axes.get_yticklabels()] == ["0.1", "1"]
+
+
+def test_times_and_the_delay_between_them():
+    steps = torch.tensor([0.0, 40, 50, 100]).numpy()
+    found = []
+    for last in (1.0, 0.95):
+        accuracies = {"train_accuracy": [0, 1, 1, 1], "test_accuracy": [0, 0, 0, last]}
+        columns = {name: torch.tensor(values).numpy() for name, values in accuracies.items()}
+        run = Finished(ROOT, {}, {"step": steps, **columns})
+        found.append(phase_diagram.times_of(run, order_parameters.EVENTS))
+    assert found == [
+        {"memorised_at": 40, "grokked_at": 100, "delay": 60},
+        {"memorised_at": 40, "grokked_at": None, "delay": None},
     ]
 
 
@@ -381,7 +362,7 @@ def test_a_small_configuration_groks_and_its_order_parameters_tell():
     for control in ([], ["--random_labels"]):
         assert order_parameters.main([*words, *control]) == 0
         options = order_parameters.Options(**o, random_labels=bool(control))
-        folder = sweeps.folder_of("order_parameters", options)
+        folder = Job("order_parameters", options).folder
         found[bool(control)] = read_metrics(folder)
         results = yaml.safe_load((folder / "config.yaml").read_text())["results"]
         assert (results["grokked_at"] is None) == bool(control)

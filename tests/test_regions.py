@@ -1,18 +1,29 @@
-"""lab/regions.py against counts, patterns and maps that are known independently."""
+"""lab/regions/ against counts, patterns and maps that are known independently."""
 
 import itertools
+import os
+import shutil
+import subprocess
+import sys
 
 import numpy
 import pytest
 import torch
 from torch import nn
 
-from lab import regions
-from lab.errors import UserError
-from lab.models import relu_mlp
-from lab.piecewise import Residual
-from lab.regions import partition, plane, plane_through, radii, square
-from lab.seeds import generator
+from helpers import ROOT
+from lab.bench.seeds import generator
+from lab.networks.mlp import relu_mlp
+from lab.regions import (
+    Residual,
+    SliceError,
+    partition,
+    plane,
+    plane_through,
+    radii,
+    search,
+    square,
+)
 from utils import Centroids, jacobian
 
 
@@ -204,7 +215,7 @@ def test_lines_through_one_corner_and_lines_that_coincide():
     where = plane(torch.zeros(2), torch.tensor([1.0, 0]), torch.tensor([0, 1.0]))
     r = partition(network, where, square((0, 0), 1.0))
     assert sorted(r.areas()) == pytest.approx([0.5, 0.5, 1.5, 1.5])
-    assert r.around((0.5, 0.1))[1] == pytest.approx(0.6 / 2**0.5)  # to s + t = 0
+    assert r.locate((0.5, 0.1))[1] == pytest.approx(0.6 / 2**0.5)  # to s + t = 0
 
 
 def test_radius_in_the_plane_and_in_all_directions(found):
@@ -226,12 +237,12 @@ def test_radius_in_the_plane_and_in_all_directions(found):
         assert not (pre_activations(network, across[None]) > 0)[0].eq(sign).all()
         to_edge = 1.5 - abs(at - (0.2, -0.1)).max()
         if to_edge > 0:
-            assert r.around(at)[1] > 0.999 * min(radius, to_edge)
+            assert r.locate(at)[1] > 0.999 * min(radius, to_edge)
 
 
 def test_small_blocks_find_the_same(found, monkeypatch):
     network, r = found
-    monkeypatch.setattr(regions, "BLOCK", 60)
+    monkeypatch.setattr(search, "BLOCK", 60)
     again = partition(network, r.plane, square((0.2, -0.1), 1.5))
     order, other = r.patterns.argsort(), again.patterns.argsort()
     assert r.patterns[order].tolist() == again.patterns[other].tolist()
@@ -247,7 +258,7 @@ def test_the_limit_of_regions(found):
     network, r = found
     window = square((0.2, -0.1), 1.5)
     assert len(partition(network, r.plane, window, limit=len(r))) == len(r)
-    with pytest.raises(UserError, match=f"holds more than {len(r) - 1} regions"):
+    with pytest.raises(SliceError, match=f"holds more than {len(r) - 1} regions"):
         partition(network, r.plane, window, limit=len(r) - 1)
 
 
@@ -272,9 +283,9 @@ def test_layers_that_are_refused_are_named(layer, complaint):
 @pytest.mark.parametrize("third", [0, 1, 0.25, -3.0])
 def test_three_points_on_a_line_or_equal_span_no_plane(third):
     a, b = gaussian(2, 7, use="line")
-    with pytest.raises(UserError, match="three points, that are not on one line"):
+    with pytest.raises(SliceError, match="three points, that are not on one line"):
         plane_through(torch.stack([a, b, a + third * (b - a)]))
-    with pytest.raises(UserError, match="not on one line"):
+    with pytest.raises(SliceError, match="not on one line"):
         plane(a, b, torch.zeros(7))
 
 
@@ -285,3 +296,32 @@ def test_a_plane_has_the_distances_of_the_input_and_holds_its_three_points():
     torch.testing.assert_close(where.points(at), points)
     assert numpy.linalg.norm(at[0] - at[1]) == pytest.approx(float((points[0] - points[1]).norm()))
     assert numpy.abs(at.mean(0)).max() < 1e-12
+
+
+def test_the_folder_works_copied_beside_utils_alone(tmp_path):
+    """What README offers: nothing else of this project is there."""
+    shutil.copytree(ROOT / "lab/regions", tmp_path / "regions")
+    shutil.copy(ROOT / "utils.py", tmp_path)
+    code = """
+import torch
+from regions import SliceError, partition, plane_through, square
+from regions.windows import windows
+network = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2))
+x = torch.randn(3, 4)
+r = partition(network, plane_through(x), square((0, 0), 5.0))
+print(r.areas().sum().round(9), len(r.operator) == len(r.centroids) == len(r))
+print(len(windows(network, x, (0, 1, 2), 1.0)))
+try:
+    plane_through(x[[0, 0, 1]])
+except SliceError:
+    print("refused")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stderr == ""
+    assert done.stdout.split() == ["100.0", "True", "3", "refused"]

@@ -1,8 +1,9 @@
-"""The basis of lab/span.py gives the same numbers as the full input space."""
+"""The basis of lab/fast/span.py gives the same numbers as the full input space."""
 
+import pytest
 import torch
 
-from lab.span import FirstLayer, plain, span
+from lab.fast.span import FirstLayer, plain, span
 
 N, M, H, P = 12, 9, 7, 60
 draw = torch.Generator().manual_seed(0)
@@ -47,17 +48,37 @@ def test_too_few_dimensions_or_dependent_points_fall_back_to_the_plain_ones():
     torch.testing.assert_close(span(twice, OTHERS, blocks, kept=2).weights, W)
 
 
-def test_first_layer_knows_the_jacobian_it_does_not_multiply():
-    points, _, weights, support = span(X, OTHERS, blocks, kept=2)
-    layer = FirstLayer(weights, support)
-    torch.testing.assert_close(layer.of_training_points(points), layer(points))
+@pytest.mark.parametrize("others", [False, True], ids=["training points", "other points"])
+def test_first_layer_is_the_plain_product(others):
+    """Values, Jacobian and gradients, whether it multiplies by the weights beyond or not."""
+    points, further, weights, support = span(X, OTHERS, blocks, kept=2)
+    layer, linear = FirstLayer(weights, support), torch.nn.Linear(P, H, bias=False).double()
+    linear.weight = torch.nn.Parameter(weights.clone())
+    x = further if others else points
+    assert (x[:, support:].abs().max() > 0) == others
+    torch.testing.assert_close(layer(x), linear(x))
     head = torch.randn(H, generator=draw, dtype=torch.float64)
-    gradients = []
-    for first in (layer, layer.of_training_points):
-        x = points.clone().requires_grad_()
-        (rows,) = torch.autograd.grad((first(x).relu() @ head).sum(), x, create_graph=True)
-        loss = rows.norm(dim=1).mean()
-        gradients.append((rows, *torch.autograd.grad(loss, list(layer.parameters()))))
-    for one, other in zip(*gradients, strict=True):
+    found = []
+    for first, parameters in ((layer, [layer.reached, layer.beyond]), (linear, [linear.weight])):
+        leaf = x.clone().requires_grad_()
+        outputs = first(leaf).relu() @ head
+        (rows,) = torch.autograd.grad(outputs.sum(), leaf, create_graph=True)
+        of_outputs = torch.autograd.grad(outputs.square().sum(), parameters, retain_graph=True)
+        loss = outputs.square().sum() + rows.norm(dim=1).mean()
+        of_both = torch.autograd.grad(loss, parameters)
+        found.append((rows, torch.cat(of_outputs, dim=1), torch.cat(of_both, dim=1)))
+    for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other)
     assert plain(X, OTHERS, blocks).support == P
+
+
+@pytest.mark.parametrize("set_to_none", [True, False])
+def test_weights_beyond_the_points_decay_like_the_others(set_to_none):
+    points, _, weights, support = span(X, OTHERS, blocks, kept=2)
+    layer = FirstLayer(weights, support)
+    optimiser = torch.optim.SGD(layer.parameters(), lr=0.1, weight_decay=0.5)
+    for _ in range(3):
+        optimiser.zero_grad(set_to_none=set_to_none)
+        layer(points).square().sum().backward()
+        optimiser.step()
+    torch.testing.assert_close(layer.beyond.detach(), 0.95**3 * weights[:, support:])

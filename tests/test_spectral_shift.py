@@ -1,20 +1,26 @@
 """Spectra on the torus against brute force, and the commands of spectral_shift.py."""
 
+import itertools
 import math
 import signal
+from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
+import report
 import spectral_shift
-from helpers import interrupt, run
-from lab import spectra
-from lab.errors import UserError
-from lab.modular import ModularMLP, ModularTransformer, modular_addition
-from lab.runs import read_metrics
-from lab.seeds import generator
-from lab.transformer import OneLayerTransformer
+import sweep
+from helpers import ROOT, interrupt, run
+from lab.bench.errors import UserError
+from lab.bench.files import read_metrics
+from lab.bench.seeds import generator
+from lab.data.modular import modular_addition
+from lab.fast.modular_tables import ModularTransformer
+from lab.measures import spectra
+from lab.networks.modular_mlp import ModularMLP
+from lab.networks.transformer import OneLayerTransformer
 
 SCRIPT = "spectral_shift.py"
 TINY = ("--p", "11", "--width", "16", "--num_logs", "20", "--device", "cpu")
@@ -79,9 +85,9 @@ def test_permuted_torus_sums_over_its_own_edges():
     total = 0.0
     for a in range(p):
         for b in range(p):
-            here = values[places[a * p + b]]
+            value = values[places[a * p + b]]
             for neighbour in ((a + 1) % p * p + b, a * p + (b + 1) % p):
-                total += (here - values[places[neighbour]]).square().sum() / 4
+                total += (value - values[places[neighbour]]).square().sum() / 4
     torch.testing.assert_close(spectra.laplacian_energy(grid, places), total / grid.numel())
     assert not torch.isclose(spectra.laplacian_energy(grid), total / grid.numel())
 
@@ -93,6 +99,19 @@ def test_complete_graph_energy_sums_over_all_edges():
     graph = torch.eye(n) - (1 - torch.eye(n)) / (n - 1)  # its normalised Laplacian
     by_matrix = (values * (graph.double() @ values)).mean()
     torch.testing.assert_close(spectra.complete_graph_energy(grid), by_matrix)
+
+
+def test_penalty_is_the_energy_on_the_graph_asked_for():
+    grid, places = random_grid(3), torch.randperm(9, generator=generator(1, "places"))
+    squares = spectra.centred(grid).square().mean()
+    for graph, energy in (
+        ("torus", spectra.laplacian_energy(grid)),
+        (places, spectra.laplacian_energy(grid, places)),
+        ("complete", spectra.complete_graph_energy(grid)),
+    ):
+        assert torch.equal(spectra.penalty(grid, graph, "mean"), energy)
+        if not isinstance(graph, str) or graph == "torus":
+            assert torch.equal(spectra.penalty(grid, graph, "quotient"), energy / squares)
 
 
 def test_measures_of_one_mode_and_of_equal_shares():
@@ -256,8 +275,8 @@ def test_command(tmp_path):
         "grokked_at": None,
         "last_test_accuracy": metrics["test_accuracy"][-1],
     }
-    snapshots = torch.load(folder / "checkpoint.pt")["state"]["snapshots"]["kept"]
-    assert sorted(snapshots) == sorted({*map(int, metrics["step"][::4]), 30})
+    snapshots = torch.load(folder / "checkpoint.pt")["state"]["snapshots"]
+    assert sorted(map(int, snapshots)) == sorted({*map(int, metrics["step"][::4]), 30})
 
 
 def test_killed_run_continues_as_if_it_had_not_been(tmp_path):
@@ -280,45 +299,35 @@ def test_killed_run_continues_as_if_it_had_not_been(tmp_path):
     assert "continued" in (folder / "config.yaml").read_text()
     whole = folder.with_name("whole")
     assert (folder / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
-    of_both = [
-        torch.load(each / "checkpoint.pt")["state"]["snapshots"]["kept"] for each in (folder, whole)
-    ]
+    of_both = [torch.load(each / "checkpoint.pt")["state"]["snapshots"] for each in (folder, whole)]
     assert of_both[0].keys() == of_both[1].keys()
-    assert all(torch.equal(of_both[0][step], of_both[1][step]) for step in of_both[0])
+    for step, moment in of_both[0].items():
+        assert torch.equal(moment["kept"], of_both[1][step]["kept"])
 
 
-def test_ablation_finds_the_runs_that_are_there(tmp_path, monkeypatch, capsys):
+def test_ablation_compares_the_runs_that_are_there(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     options = (*TINY, "--steps", "5")
     assert spectral_shift.main([*options]) == 0
-    runs = tmp_path / "runs/spectral_shift"
-    (alone,) = runs.iterdir()
+    (alone,) = (tmp_path / "runs/spectral_shift").iterdir()
     before = (alone / "checkpoint.pt").stat().st_mtime_ns
-    assert spectral_shift.main([*options, "--ablation", "--seeds", "1"]) == 0
+    grid = str(ROOT / "configs/spectral_ablation.yaml")
+    assert sweep.main([grid, *options, "--seed", "0"]) == 0
     assert (alone / "checkpoint.pt").stat().st_mtime_ns == before
-    assert len(list(runs.iterdir())) == 4 + 1
-    comparison = tmp_path / capsys.readouterr().out.splitlines()[-1]
-    assert (comparison / "figure.png").exists()
-    found = yaml.safe_load((comparison / "config.yaml").read_text())["results"]
-    assert {torus: len(each) for torus, each in found.items()} == {
-        "no penalty": 1,
-        "true torus": 1,
-        "permuted torus": 1,
-        "complete graph": 1,
-    }
-    cases = {}
-    for path in runs.glob("*/config.yaml"):
-        o = yaml.safe_load(path.read_text())
-        if not o["ablation"]:
-            case = (o["laplacian_penalty"], o["permuted_torus"], o["complete_graph"])
-            cases[case] = read_metrics(path.parent)["loss"][-1]
-    assert sorted(cases) == [
-        (0.0, False, False),
-        (0.1, False, False),
-        (0.1, False, True),
-        (0.1, True, False),
-    ]
-    assert len(set(cases.values())) == 4  # each of them trains another network
+    runs = [Path(line) for line in capsys.readouterr().out.splitlines()[1:]]
+    assert len({read_metrics(run)["loss"][-1] for run in runs}) == 4  # each is another network
+    named = spectral_shift.Options().identity()
+    words = [f"{k[2:]}={v}" for k, v in itertools.pairwise(options) if k[2:] in named]
+    assert report.main(["penalty_ablation", *words]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    names = [line.split("|")[1].strip() for line in printed[2:-1]]
+    assert names == ["no penalty", "true torus, 0.1", "complete graph, 0.1", "permuted torus, 0.1"]
+    assert Path(printed[-1]).read_bytes().startswith(b"\x89PNG")
+    assert report.main(["penalty_ablation", *words, "laplacian_penalty=1"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 4  # no penalty alone is left
+    for no_such in ("seed=7", "p=89"):
+        assert report.main(["penalty_ablation", *words, no_such]) == 2
+    assert "no finished run" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -332,8 +341,12 @@ def test_ablation_finds_the_runs_that_are_there(tmp_path, monkeypatch, capsys):
             ("--complete_graph", "--laplacian_penalty", "1", "--penalty_form", "quotient"),
             "--penalty_form quotient is constant",
         ),
-        (("--ablation", "--permuted_torus"), "--permuted_torus is one of the cases of --ablation"),
+        (
+            ("--permuted_torus", "--complete_graph", "--laplacian_penalty", "1"),
+            "leave out --permuted_torus",
+        ),
         (("--model", "transformer", "--heads", "3"), "--heads takes a divisor of --d_model 128"),
+        (("--beta2", "1"), "--beta2 takes a number below 1, got 1"),
     ],
 )
 def test_bad_input_is_one_line_and_makes_no_folder(tmp_path, monkeypatch, capsys, options, what):

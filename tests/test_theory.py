@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from lab.kernels import kernel_row
+from lab.measures.kernels import kernel_row
 from utils import Centroids, jacobian
 
 torch.manual_seed(0)

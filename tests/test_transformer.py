@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from lab.seeds import generator
-from lab.transformer import OneLayerTransformer
+from lab.bench.seeds import generator
+from lab.networks.transformer import OneLayerTransformer
 from utils import Centroids, JacobianRegulariser, jacobian
 
 VOCABULARY, POSITIONS, OUTPUTS = 7, 5, 6

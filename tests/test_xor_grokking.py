@@ -8,8 +8,8 @@ import torch
 
 import xor_grokking
 from helpers import interrupt, run
-from lab.runs import read_metrics
-from lab.seeds import generator
+from lab.bench.files import read_metrics
+from lab.bench.seeds import generator
 
 TINY = ("--p", 400, "--n", 24, "--width", 16)
 COLUMNS = (

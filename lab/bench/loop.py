@@ -1,0 +1,172 @@
+"""The training loop's iterator: measurements, checkpoints, progress and interruptions behind it."""
+
+from __future__ import annotations
+
+import math
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy
+import torch
+from tqdm import tqdm
+
+from lab.bench.errors import Interrupted, TrainingError
+from lab.bench.runs import Run
+
+SHOWN = ("loss", "train_accuracy", "test_accuracy")  # beside the progress bar
+
+
+def log_steps(steps: int, num_logs: int) -> list[int]:
+    """Steps of measurement: 0, then log-spaced from 1 to `steps`, `num_logs` at most.
+
+    The first few would fall on the same whole numbers, so that there are fewer when `num_logs`
+    is large beside log(`steps`).
+    """
+    if steps == 0:
+        return [0]
+    spaced = numpy.geomspace(1, steps, num_logs - 1).round().astype(int)
+    return sorted({0, *(int(step) for step in spaced), steps})
+
+
+def training(
+    run: Run,
+    measure: Callable[[int], dict[str, Any]],
+    *,
+    stop: Callable[[dict[str, float]], bool] = lambda row: False,
+    measured: Collection[int] | None = None,
+    **state: Any,
+) -> Iterator[int]:
+    """The steps whose updates are still to be made; measures and saves between them.
+
+        for step in training(run, measure, network=network, optimiser=optimiser):
+            …  # one update
+
+    Continues from the run's checkpoint; of a finished run it restores the state, and that is all.
+    The measurement of a step comes before its update, so that row 0 describes the initial weights
+    and the last row the final ones. The run's `batches`
+    and `generator`s are at the step that is given out.
+
+    Args:
+        run: where to record; its options give `steps`, `num_logs` and `checkpoint_every`.
+        measure: step -> metrics, numbers or tensors of one element; called under `no_grad`.
+        stop: row of metrics -> whether the run ends with it, before all updates are made.
+        measured: steps of measurement; those of `log_steps` when None.
+        state: modules, optimisers and whatever else an update changes, by name.
+
+    Raises:
+        TrainingError: when the loss or a weight is not finite; the last good checkpoint stays.
+        Interrupted: after SIGINT or SIGTERM, when the checkpoint has been written.
+    """
+    run.restore(state)
+    if run.finished:
+        return
+    o = run.options
+    measured = set(log_steps(o.steps, o.num_logs) if measured is None else measured)
+    watched = _watched(state)
+    step, seconds, saved_at = run.step, run.seconds, time.monotonic()
+    # On a CPU this thread's own time, which other work on the machine hardly changes; elsewhere
+    # the time that passes, since an accelerator works on its own.
+    clock = time.thread_time if run.device.type == "cpu" else time.monotonic
+    with signals() as received, _progress(run) as progress:
+        while True:
+            done, due = step == o.steps, time.monotonic() - saved_at >= o.checkpoint_every
+            if step in measured and not (run.rows and run.rows[-1]["step"] == step):
+                with torch.no_grad():
+                    row = {key: float(value) for key, value in measure(step).items()}
+                if not math.isfinite(row.get("loss", 0.0)):
+                    raise _not_finite(run, f"the loss is {row['loss']} at step {step}")
+                run.record(step, row)
+                shown = {key: f"{row[key]:.3g}" for key in SHOWN if key in row}
+                progress.set_postfix(shown, refresh=False)
+                done = done or stop(run.rows[-1])
+            if done or due or received:
+                if not _finite(_parameters(state)):
+                    raise _not_finite(run, f"a weight is not finite at step {step}")
+                run.save(step, seconds, state, finished=done)
+                saved_at = time.monotonic()
+            if done:
+                return
+            if received:
+                raise Interrupted(
+                    f"stopped after {step} of {o.steps} updates, which are saved in {run.folder}; "
+                    "the same command without --overwrite continues",
+                    received[0],
+                )
+            began = clock()
+            for each in run.draws:
+                each.at(step)
+            yield step
+            # Elsewhere than on a CPU, reading a number waits for the device.
+            if (run.device.type == "cpu" or step % 100 == 99) and not _finite(watched):
+                raise _not_finite(run, f"a weight is not finite after the update of step {step}")
+            seconds += clock() - began
+            step += 1
+            progress.update()
+
+
+def _parameters(state: dict[str, Any]) -> list[torch.Tensor]:
+    modules = [part for part in state.values() if isinstance(part, torch.nn.Module)]
+    return [parameter.detach() for module in modules for parameter in module.parameters()]
+
+
+def _watched(state: dict[str, Any]) -> list[torch.Tensor]:
+    """The smallest trained tensor of weights, which a loss that is not finite spoils at once."""
+    trained = [p.detach() for part in state.values() if isinstance(part, torch.nn.Module)
+               for p in part.parameters() if p.requires_grad]  # fmt: skip
+    return sorted(trained, key=torch.Tensor.numel)[:1]
+
+
+def _finite(tensors: list[torch.Tensor]) -> bool:
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
+
+
+def _not_finite(run: Run, what: str) -> TrainingError:
+    rate = getattr(run.options, "lr", None)
+    cause = f" with --lr {rate}; try a smaller one" if rate is not None else ""
+    kept = (
+        f"the checkpoint of step {run.step} in {run.folder} is kept"
+        if (run.folder / "checkpoint.pt").exists()
+        else "no checkpoint had been written yet"
+    )
+    return TrainingError(f"{what}{cause} ({kept})")
+
+
+@contextmanager
+def _progress(run: Run) -> Iterator[tqdm]:
+    if run.step:
+        print(f"{run.folder}: continuing after {run.step} updates", file=sys.stderr)
+    with tqdm(
+        total=run.options.steps,
+        initial=run.step,
+        desc=run.folder.name,
+        unit="step",
+        disable=None,  # quiet when the output is not a terminal
+    ) as bar:
+        yield bar
+
+
+@contextmanager
+def signals() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM, so that an update is never cut in two; a second one ends all."""
+    received: list[int] = []
+
+    def handle(number: int, frame: object) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, handle) for number in numbers]
+    try:
+        yield received
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)

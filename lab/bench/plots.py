@@ -1,0 +1,172 @@
+"""Figures that read the same everywhere: one style, log-scaled steps, the command beneath."""
+
+from __future__ import annotations
+
+import itertools
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+import numpy
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, told apart with every kind of colour vision.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+LINES = ("-", "--", ":", "-.")
+SEQUENTIAL = "viridis"
+STYLE = {
+    "figure.dpi": 120,
+    "savefig.dpi": 160,
+    "font.size": 11,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "lines.linewidth": 2.0,
+    "legend.fontsize": 9,
+    "legend.framealpha": 0.9,
+}
+
+
+def panels(columns: int, typed: str, rows: int = 1) -> tuple[Figure, Any]:
+    """A figure of `rows` × `columns` panels with the line that made it beneath.
+
+    Returns:
+        the figure, and its axes as an array (columns,) or (rows, columns).
+    """
+    with matplotlib.rc_context(STYLE):
+        # Figure, not pyplot: no display is needed and no state is left behind.
+        figure = Figure(figsize=(5.2 * columns, 3.9 * rows), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=rows == 1)
+        figure.supxlabel(
+            textwrap.fill(typed, 70 * columns), fontsize=9, family="monospace", color="#444444"
+        )
+    return figure, axes
+
+
+def metric_panels(
+    runs: dict[str, dict[str, numpy.ndarray]],
+    contents: dict[str, tuple[str, ...]],
+    typed: str,
+    against: str = "step",
+) -> Figure:
+    """Columns of metrics.csv in a row of panels, for one run or several, one colour each.
+
+    Args:
+        runs: name, for the legend -> columns; the name of a single run is not shown.
+        contents: label of a panel's vertical axis -> columns, one to four, in the line styles
+            solid, dashed, dotted and dash-dotted; a run's line is left out where it lacks one.
+        typed: the line beneath.
+        against: column of the horizontal axis; any but the step is drawn as points.
+    """
+    figure, axes = panels(len(contents), typed)
+    axes = numpy.atleast_1d(axes)
+    for axis, (label, wanted) in zip(axes, contents.items(), strict=True):
+        names = [name for name in wanted if any(name in m for m in runs.values())]
+        for colour, (run, m) in zip(itertools.cycle(COLOURS), runs.items(), strict=False):
+            shown = textwrap.fill(run.replace(",", ", "), 32) if len(runs) > 1 else None
+            for style, name in zip(LINES, names, strict=False):
+                if name not in m:
+                    continue
+                kind = {"ls": style} if against == "step" else {"ls": "", "marker": "o", "ms": 4}
+                there = numpy.isfinite(m[name])  # not every step may have been measured
+                axis.plot(m[against][there], m[name][there], color=colour, label=shown, **kind)
+                shown = None  # once a run
+        if len(names) > 1:  # the styles, below the runs
+            for style, name in zip(LINES, names, strict=False):
+                axis.plot([], [], color="#666666", ls=style, label=name.replace("_", " "))
+        if len(names) > 1 or (len(runs) > 1 and axis is axes[0]):
+            axis.legend()
+        if _wide(numpy.concatenate([m[n] for m in runs.values() for n in names if n in m])):
+            axis.set_yscale("log")
+        axis.set_ylabel(label)
+        if against == "step":
+            step_axis(axis, max(m["step"][-1] for m in runs.values()))
+        else:
+            axis.set_xlabel(against)
+    return figure
+
+
+def _wide(values: numpy.ndarray) -> bool:
+    """Whether a logarithmic axis serves them: positive, over 100 times apart, and no shares."""
+    values = values[numpy.isfinite(values)]
+    return bool(values.size and values.min() > 0 and values.max() > max(1.0, 100 * values.min()))
+
+
+def step_axis(axes: Axes, last: float) -> None:
+    """Log-scaled steps with a place for step 0."""
+    axes.set_xscale("symlog", linthresh=1, linscale=0.4)
+    axes.set_xlim(-0.05, max(last, 1) * 1.15)
+    axes.set_xlabel("step")
+
+
+def curves(m: dict[str, numpy.ndarray], lines: Any, against: str = "step") -> None:
+    """Columns of metrics.csv as lines, each (axes, column, label, colour, line style)."""
+    for axes, column, label, colour, style in lines:
+        axes.plot(m[against], m[column], color=colour, ls=style, label=label)
+
+
+def coloured_line(
+    axes: Axes, x: Any, y: Any, colour: Any, colour_name: str, norm: Normalize | None = None
+) -> None:
+    """A line whose markers carry a third quantity in their colour, with its colour bar."""
+    axes.plot(x, y, color="#999999", linewidth=1.2, zorder=1)
+    points = axes.scatter(x, y, c=colour, cmap=SEQUENTIAL, norm=norm, s=34, zorder=2)
+    axes.figure.colorbar(points, ax=axes, label=colour_name)
+
+
+def graded_lines(axes: Axes, x: Any, lines: dict[str, Any]) -> None:
+    """Lines of one family, by name, in the order of a sequential colour map."""
+    colours = matplotlib.colormaps[SEQUENTIAL]
+    for i, (name, y) in enumerate(lines.items()):
+        axes.plot(x, y, color=colours(0.9 * i / max(len(lines) - 1, 1)), label=name)
+
+
+def heat_map(axes: Axes, values: Any, texts: Any, x: Sequence[Any], y: Sequence[Any]) -> None:
+    """A table as coloured cells on a logarithmic scale, each with its text; nan is grey.
+
+    Args:
+        axes: where to draw.
+        values: (len(y), len(x)), or nan, the first row on top; below 1 drawn as 1.
+        texts: of the same shape.
+        x, y: what the columns and the rows are.
+    """
+    shown = numpy.ma.masked_invalid(values).clip(min=1)
+    axes.imshow(shown, norm=LogNorm(), cmap=SEQUENTIAL, aspect="auto")
+    axes.set_facecolor("#dddddd")
+    for (row, column), text in numpy.ndenumerate(texts):
+        box = {"facecolor": "white", "alpha": 0.75, "lw": 0, "pad": 2}
+        axes.text(column, row, text, ha="center", va="center", bbox=box)
+    axes.set_xticks(range(len(x)), [f"{each:g}" for each in x])
+    axes.set_yticks(range(len(y)), [f"{each:g}" for each in y])
+    axes.grid(False)
+
+
+def image_rows(rows: dict[str, Any], captions: dict[str, list[str]], typed: str) -> Figure:
+    """Rows of images, named at their left, with the line that made them beneath.
+
+    Args:
+        rows: name -> (N, 3, H, W) colours in [0, 1], the same N in all.
+        captions: a row's name -> N words, one above each image; rows may be left out.
+        typed: the line beneath.
+    """
+    columns = len(next(iter(rows.values())))
+    with matplotlib.rc_context({**STYLE, "axes.grid": False}):
+        figure = Figure(figsize=(1.5 * columns, 1.75 * len(rows)), layout="constrained")
+        grid = figure.subplots(len(rows), columns, squeeze=False)
+        for line, (name, pictures) in zip(grid, rows.items(), strict=True):
+            for axes, picture, words in zip(
+                line, pictures, captions.get(name, [""] * columns), strict=True
+            ):
+                axes.imshow(picture.permute(1, 2, 0).cpu().numpy(), interpolation="nearest")
+                axes.set_title(words, fontsize=9)
+                axes.set(xticks=[], yticks=[])
+                axes.spines[:].set_visible(False)
+            line[0].set_ylabel(textwrap.fill(name, 22), fontsize=9)
+        figure.supxlabel(
+            textwrap.fill(typed, 20 * columns), fontsize=9, family="monospace", color="#444444"
+        )
+    return figure

@@ -1,0 +1,61 @@
+"""What made a run: command, commit, device, package versions, time."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import platform
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGES = ("torch", "torchvision", "numpy", "matplotlib", "scikit-learn", "pyautoattack")
+
+
+def provenance(device: torch.device) -> dict[str, Any]:
+    """As a run's config.yaml keeps it: words and versions that YAML can hold."""
+    if device.type == "cuda":
+        machine = f"{device}, {torch.cuda.get_device_name(device)}"
+    else:
+        machine = f"{device}, {platform.machine()}, {torch.get_num_threads()} threads"
+    return {
+        "command": typed_line(),
+        "commit": _commit(),
+        "device": machine,
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "started": now(),
+    }
+
+
+def typed_line() -> str:
+    """What the user typed."""
+    return shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def _commit() -> str:
+    """The commit of the code, with `+changes` if tracked files differ from it."""
+    root = Path(__file__).resolve().parents[2]
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        # A copy of the code inside somebody else's repository has no commit of its own.
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != root:
+            return "unknown"
+        changes = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "HEAD") + ("+changes" if changes else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def now() -> str:
+    """The time in UTC, to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

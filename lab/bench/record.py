@@ -1,0 +1,77 @@
+"""Copies finished runs into the repository: `python -m lab.bench.record runs/*/* --to results`.
+
+What a run wrote, made small: config.yaml as it is, metrics.csv with 8 significant digits, no
+checkpoint, and its picture only with --pictures. With --weights the states that a run kept are
+written beside them in float32, a file each, so that figures can be drawn from them again. Given the
+folders of `results` itself, it only rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+from lab.bench.errors import UserError
+from lab.bench.files import is_finished, replace
+from lab.bench.snapshots import moments_of
+
+DIGITS = 8
+
+
+def rounded(table: str) -> str:
+    """A table of numbers, separated by commas, with 8 significant digits each."""
+    head, *rows = table.splitlines()
+    lines = [",".join(f"{float(value):.{DIGITS}g}" for value in row.split(",")) for row in rows]
+    return "".join(line + "\n" for line in [head, *lines])
+
+
+def record(folder: Path, root: Path, weights: bool = False, pictures: bool = False) -> Path:
+    """Copies one run to `root/<script>/<run>`, and returns that folder.
+
+    Raises:
+        UserError: if the run is not finished, or keeps no states and `weights` asks for them.
+    """
+    if not is_finished(folder):
+        raise UserError(f"{folder} is not a finished run")
+    target = root / folder.resolve().parent.name / folder.name
+    target.mkdir(parents=True, exist_ok=True)
+    table = rounded((folder / "metrics.csv").read_text())
+    replace(target / "metrics.csv", lambda file: file.write(table.encode()))
+    for name in ("config.yaml", *(["figure.png"] if pictures else [])):
+        content = (folder / name).read_bytes()
+        replace(target / name, lambda file, content=content: file.write(content))
+    if weights:
+        for name, moment in moments_of(folder).items():
+            kept = {key: value.float() for key, value in moment.kept.items()}
+            content = {"step": moment.step, "kept": kept}
+            replace(
+                target / f"moment_{name}.pt",
+                lambda file, content=content: torch.save(content, file),
+            )
+    return target
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit code."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", nargs="+", type=Path, help="folders of finished runs")
+    parser.add_argument("--to", type=Path, default=Path("results"), help="default: results")
+    parser.add_argument("--weights", action="store_true", help="with the states that they kept")
+    parser.add_argument("--pictures", action="store_true", help="with figure.png")
+    o = parser.parse_args(argv)
+    try:
+        for folder in o.runs:
+            print(record(folder, o.to, o.weights, o.pictures))
+    except (UserError, OSError, ValueError) as error:
+        print(f"record: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,243 @@
+"""A run is a folder: config.yaml, metrics.csv, checkpoint.pt, figure.png.
+
+Every file is replaced as a whole, so that a process killed at any moment leaves either the old
+one or the new one. The checkpoint carries the measurements made before it; metrics.csv is written
+from them, so that the two cannot disagree after an interruption.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import pickle
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+import yaml
+
+from lab.bench.draws import Batches, Draws
+from lab.bench.errors import UserError
+from lab.bench.files import columns, read_config, replace, write_figure
+from lab.bench.provenance import now, provenance
+from lab.bench.shared import Shared
+
+
+class Run:
+    """The folder of one run, `<out_dir>/<script>/<name>`.
+
+    Opening it creates the folder, or finds a run to continue in it.
+
+    Args:
+        script: name of the script, the folder above the run's.
+        options: the options of this call.
+
+    Raises:
+        UserError: if the folder holds a run made with other options, something that is not a
+            run, or a damaged one, and `overwrite` is not set; or if another process works in it.
+    """
+
+    def __init__(self, script: str, options: Shared) -> None:
+        self.script = script
+        self.options = options
+        self.folder = Path(options.out_dir) / script / options.run_name()
+        self.device = options.torch_device()
+        self.rows: list[dict[str, float]] = []
+        self.step = 0
+        self.seconds = 0.0
+        self.finished = False
+        self.draws: list[Batches | Draws] = []
+        self._saved: dict[str, Any] = {}
+        self._written = -math.inf  # when metrics.csv was, in seconds
+        self._open()
+
+    def batches(self, samples: int, size: int | None = None, order: str = "shuffled") -> Batches:
+        """The points of each update; see `Batches`."""
+        self.draws.append(Batches(self.options.seed, samples, size, order, self.device))
+        return self.draws[-1]  # type: ignore[return-value]
+
+    def generator(self, *use: object) -> torch.Generator:
+        """A generator on the run's device that is seeded anew, by `use`, for every update."""
+        self.draws.append(Draws(self.options.seed, use, self.device))
+        return self.draws[-1].generator  # type: ignore[union-attr]
+
+    def metrics(self) -> dict[str, numpy.ndarray]:
+        """The measurements so far, one array a column."""
+        return columns(self.rows)
+
+    def record(self, step: int, values: dict[str, Any]) -> None:
+        """Adds a row; `step` counts the updates made before it.
+
+        metrics.csv has it within a second or so, and as soon as the checkpoint is written.
+        """
+        self.rows.append({"step": step, **{key: float(value) for key, value in values.items()}})
+        if time.monotonic() - self._written >= 1:  # since all rows are written each time
+            self._write_metrics()
+
+    def save(self, step: int, seconds: float, state: dict[str, Any], finished: bool) -> None:
+        """Writes the checkpoint: the state after `step` updates, and the rows until then.
+
+        Args:
+            step: updates made.
+            seconds: time spent on updates so far, in seconds; of the main thread's work on a CPU.
+            state: name -> module, optimiser, or anything else with `state_dict` and
+                `load_state_dict` made of tensors, numbers, strings and lists.
+            finished: whether the run ends here.
+        """
+        content = {
+            "step": step,
+            "seconds": seconds,
+            "finished": finished,
+            "rows": self.rows,
+            "state": {name: _copied(part.state_dict()) for name, part in state.items()},
+        }
+        replace(self.folder / "checkpoint.pt", lambda file: torch.save(content, file))
+        self._write_metrics()
+        self.step, self.seconds, self.finished = step, seconds, finished
+        self._saved = content["state"]
+        if finished:
+            self._config["provenance"] |= {
+                "finished": now(),
+                "training_seconds": round(seconds, 2),
+            }
+            self._write_config()
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Puts the checkpoint's state, if there is one, into the parts of `state`."""
+        for name, part in state.items():
+            if name in self._saved:
+                part.load_state_dict(self._saved[name])
+
+    def store(self, results: dict[str, Any]) -> None:
+        """Puts numbers found in the metrics (steps until an event, say) into config.yaml."""
+        self._config["results"] = results
+        self._write_config()
+
+    def results(self) -> dict[str, Any]:
+        """What `store` has put into config.yaml."""
+        return self._config.get("results", {})
+
+    def saved_state(self, name: str) -> dict[str, Any]:
+        """The checkpoint's state of one part, on the CPU, for figures that need the network."""
+        return self._saved[name]
+
+    def save_figure(self, figure: Any) -> None:
+        """Writes figure.png."""
+        write_figure(self.folder / "figure.png", figure)
+
+    @property
+    def begun_by(self) -> str:
+        """The line that a user typed to begin this run."""
+        return self._config["provenance"]["command"]
+
+    def _open(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock()
+            config = self.folder / "config.yaml"
+            if self.options.overwrite and config.exists():  # so that it is a run, and ours to empty
+                for path in self.folder.iterdir():
+                    if path.is_file() and path.name != ".lock":
+                        path.unlink()
+            if config.exists():
+                self._continue()
+            elif strangers := sorted(
+                path.name
+                for path in self.folder.iterdir()
+                if path.name != ".lock" and not path.name.endswith(".tmp")
+            ):
+                raise UserError(
+                    f"{self.folder} holds {strangers[0]} but no config.yaml, so it is not a run; "
+                    "choose another --name or --out_dir"
+                )
+            else:
+                options = {**vars(self.options), "overwrite": False}
+                self._config = {**options, "provenance": provenance(self.device)}
+                self._write_config()
+        except OSError as error:
+            raise UserError(
+                f"--out_dir takes a folder to write to; {self.folder}: {error.strerror}"
+            ) from None
+
+    def _continue(self) -> None:
+        self._config = read_config(self.folder)
+        ours = self.options.identity()
+        if lacking := [f"--{key}" for key in ours if key not in self._config]:
+            raise UserError(
+                f"{self.folder}/config.yaml lacks {', '.join(lacking)}, without which nobody knows "
+                "what the run computed; `python -m lab.migrate RUNS` writes what older code did, "
+                "or choose another --name"
+            )
+        differing = [
+            f"{key}: {self._config[key]} there, {value} here"
+            for key, value in ours.items()
+            if self._config[key] != (list(value) if isinstance(value, tuple) else value)
+        ]
+        if differing:
+            raise UserError(
+                f"{self.folder} holds a run with other options ({'; '.join(differing)}); "
+                "choose another --name, or give --overwrite to replace it"
+            )
+        checkpoint = self.folder / "checkpoint.pt"
+        if not checkpoint.exists():
+            return
+        try:
+            content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+            self.step, self.seconds = content["step"], content["seconds"]
+            self.rows, self.finished = content["rows"], content["finished"]
+            self._saved = content["state"]
+        except (RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
+            first = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise UserError(
+                f"{checkpoint} is damaged ({first[:80]}); give --overwrite to start afresh"
+            ) from None
+        self._write_metrics()
+        began_on = self._config["provenance"]["device"].split(",")[0].split(":")[0]
+        if not self.finished:
+            if began_on != self.device.type:
+                raise UserError(
+                    f"{self.folder} began on {began_on}; continue it with --device {began_on}, "
+                    "or give --overwrite to start afresh"
+                )
+            current = provenance(self.device)
+            self._config["provenance"].setdefault("continued", []).append(
+                {"at_step": self.step, **{key: current[key] for key in ("started", "commit")}}
+            )
+            self._write_config()
+
+    def _lock(self) -> None:
+        """Keeps other processes out of the folder until this one ends, however it ends."""
+        with contextlib.suppress(ImportError):  # not on Windows
+            import fcntl
+
+            self._lock_file = (self.folder / ".lock").open("w")
+            try:
+                # Not flock: a second run in the same process may follow the first at once.
+                fcntl.lockf(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise UserError(f"another process is working in {self.folder}") from None
+        for left_over in self.folder.glob("*.tmp"):
+            left_over.unlink()
+
+    def _write_config(self) -> None:
+        text = yaml.safe_dump(self._config, sort_keys=False, allow_unicode=True)
+        replace(self.folder / "config.yaml", lambda file: file.write(text.encode()))
+
+    def _write_metrics(self) -> None:
+        lines = [",".join(self.rows[0])] if self.rows else []
+        for row in self.rows:
+            lines.append(",".join(str(int(v)) if k == "step" else repr(v) for k, v in row.items()))
+        text = "".join(line + "\n" for line in lines)
+        replace(self.folder / "metrics.csv", lambda file: file.write(text.encode()))
+        self._written = time.monotonic()
+
+
+def _copied(state: Any) -> Any:
+    """Tensors as copies on the CPU, since training goes on with the tensors themselves."""
+    if torch.is_tensor(state):
+        return state.detach().cpu().clone()
+    if isinstance(state, dict):
+        return {key: _copied(value) for key, value in state.items()}
+    return [_copied(value) for value in state] if isinstance(state, list | tuple) else state

@@ -1,0 +1,83 @@
+"""What a run keeps of moments of its training, in its checkpoint: weights, spectra."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lab.bench.errors import UserError
+
+
+class Moment(NamedTuple):
+    """What was kept of one moment."""
+
+    step: int
+    """Updates made until then."""
+    kept: Any
+    """A tensor, or a module's `state_dict`, on the CPU."""
+
+
+class Snapshots:
+    """A part of the training's state, so that what it keeps survives an interruption.
+
+    snapshots = Snapshots()
+    snapshots.first("memorised", step, train_accuracy == 1, network)  # in `measure`
+    for step in training(run, measure, network=network, snapshots=snapshots): …
+    """
+
+    def __init__(self) -> None:
+        self.moments: dict[str, Moment] = {}
+
+    def first(self, name: str, step: int, reached: bool | Tensor, what: Any) -> None:
+        """Keeps a module's weights, or a tensor, if `reached` holds now and did not before."""
+        if reached and name not in self.moments:
+            self.keep(name, step, what)
+
+    def keep(self, name: str, step: int, what: Any) -> None:
+        """Keeps a module's weights, or a tensor, under a name of its own."""
+        if torch.is_tensor(what):
+            kept: Any = what.detach().cpu().clone()
+        else:
+            kept = {k: v.detach().cpu().clone() for k, v in what.state_dict().items()}
+        self.moments[name] = Moment(step, kept)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {name: moment._asdict() for name, moment in self.moments.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues from a checkpoint's `state_dict`."""
+        self.moments = {name: Moment(**content) for name, content in state.items()}
+
+
+def moments_of(folder: str | Path) -> dict[str, Moment]:
+    """What a finished run has kept, and "last", the weights of its network at the end.
+
+    From its checkpoint, or from what `lab.bench.record --weights` has copied of it.
+
+    Raises:
+        UserError: if the run has no checkpoint, is not finished, or keeps no states.
+    """
+    path = Path(folder) / "checkpoint.pt"
+    try:
+        if copies := sorted(Path(folder).glob("moment_*.pt")):
+            read = {path.stem.removeprefix("moment_"): torch.load(path) for path in copies}
+            return {name: Moment(**content) for name, content in read.items()}
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        state = content["state"]
+        # "kept" and "weights" are the names of runs of 2026-11 and before.
+        found = state["snapshots"] if "snapshots" in state else state["kept"]
+        kept = {n: Moment(m["step"], m.get("kept", m.get("weights"))) for n, m in found.items()}
+        if not content["finished"]:
+            raise UserError(f"{folder} is not finished; its own command continues it")
+        return {**kept, "last": Moment(content["step"], state["network"])}
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    except KeyError:
+        raise UserError(f"{folder} keeps no states but the last") from None
+    except (RuntimeError, ValueError, EOFError, pickle.UnpicklingError):
+        raise UserError(f"{path} is damaged") from None

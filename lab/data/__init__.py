@@ -1,0 +1,1 @@
+"""What networks learn: images, modular pairs, parity and sequences, on the device and split."""

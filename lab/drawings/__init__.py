@@ -1,0 +1,1 @@
+"""Figures of one run that take more lines than its script has room for."""

@@ -1,0 +1,78 @@
+"""The figure of spectral_shift.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+
+from lab.bench import plots
+from lab.measures import spectra
+
+
+def spectrum_figure(
+    m: dict[str, numpy.ndarray], found: dict[str, Any], kept: dict[str, Any], typed: str
+) -> Figure:
+    """Spectra before, when memorised and after, and the curves beneath.
+
+    Args:
+        m: columns of spectral_shift.py's metrics.
+        found: steps of `memorised_at` and `grokked_at`, or None.
+        kept: step -> {"step": …, "kept": energies (p, p)}.
+        typed: the line beneath.
+    """
+    drawing, (maps, curves) = plots.panels(3, typed, rows=2)
+
+    spectrum = {moment["step"]: moment["kept"] for moment in kept.values()}
+    steps = numpy.array(sorted(spectrum))
+    p = len(spectrum[0])
+    last = int(steps[-1])
+    moments = {"before training": 0, "memorised": found["memorised_at"], "after training": last}
+    half = p // 2
+    for axes, (moment, step) in zip(maps, moments.items(), strict=True):
+        nearest = last if step is None else int(steps[abs(steps - step).argmin()])
+        share = spectra.shares(spectrum[nearest]).numpy()
+        image = axes.imshow(
+            numpy.roll(share, (half, half), (0, 1)).clip(1e-6),
+            norm=LogNorm(1e-6, 1e-1),
+            cmap=plots.SEQUENTIAL,
+            origin="lower",
+            extent=2 * (-half - 0.5, p - half - 0.5),
+            interpolation="nearest",
+        )
+        axes.set_title(f"{'never ' * (step is None)}{moment}, step {nearest:,}")
+        axes.set_xlabel("frequency in b")
+        axes.set_ylabel("frequency in a")
+        axes.grid(False)
+    drawing.colorbar(image, ax=maps, label="share of the logits' energy", extend="both")
+
+    left, middle, right = curves
+    blue, orange, green, pink, _, sky, black = plots.COLOURS
+    least, most = m["low_fraction_least"], m["low_fraction_most"]
+    every = "low fraction, every relabelling"
+    middle.fill_between(m["step"], least, most, color=sky, alpha=0.35, lw=0, label=every)
+    lines = (
+        (left, "train_accuracy", "train accuracy", black, "--"),
+        (left, "test_accuracy", "test accuracy", black, "-"),
+        (middle, "low_fraction", "low fraction", blue, "-"),
+        (middle, "low_fraction_relabelled", "low fraction, one relabelling", orange, "--"),
+        (middle, "laplacian_energy", "Laplacian energy", black, ":"),
+        (right, "diagonal_fraction", "diagonal fraction", blue, "-"),
+        (right, "top10_share", "share of the ten strongest modes", orange, "-"),
+        (right, "inverse_participation", "inverse participation", green, "-"),
+        (right, "spectral_entropy", "spectral entropy", pink, "-"),
+    )
+    plots.curves(m, lines)
+    left.set_ylabel("accuracy")
+    middle.set_ylabel("depends on the residues' names")
+    right.set_ylabel("does not depend on their names")
+    for axes in curves:
+        for event in ("memorised_at", "grokked_at"):
+            if (step := found[event]) is not None:
+                axes.axvline(step, color="#999999", lw=1, zorder=0)
+        axes.set_ylim(0, (1.05 if axes is left else 1.5) * axes.dataLim.y1)  # room for the legend
+        axes.legend(loc="upper left")
+        plots.step_axis(axes, m["step"][-1])
+    return drawing

@@ -1,0 +1,1 @@
+"""What is measured of a network: Fourier features, spectra, order parameters, kernels, attacks."""

@@ -1,0 +1,1 @@
+"""Networks that several scripts train, in plain operations."""

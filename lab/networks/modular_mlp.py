@@ -1,0 +1,51 @@
+"""The two-layer network of modular addition."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class ModularMLP(torch.nn.Module):
+    """W₂ ReLU(s (W₁ x + b₁)) + b₂, where x is the one-hot vectors of a and b, one after the other.
+
+    A product with one-hot vectors is a sum of two rows of W₁ᵀ, which is looked up instead. All
+    weights begin uniform in ±1/√(inputs of the layer), torch's own choice for linear layers, and in
+    float64.
+
+    Args:
+        p: the modulus; 2p inputs and p outputs.
+        width: hidden units.
+        alpha: the first layer is multiplied by s = width^(−alpha).
+        draws: generator of the initial weights, on the CPU.
+    """
+
+    def __init__(self, p: int, width: int, alpha: float, draws: torch.Generator) -> None:
+        super().__init__()
+
+        def uniform(*shape: int, inputs: int) -> torch.nn.Parameter:
+            values = torch.empty(shape, dtype=torch.float64)
+            return torch.nn.Parameter(
+                values.uniform_(-(inputs**-0.5), inputs**-0.5, generator=draws)
+            )
+
+        self.scale = width**-alpha
+        self.register_buffer("offsets", torch.tensor([0, p]), persistent=False)
+        self.rows = uniform(2 * p, width, inputs=2 * p)  # W₁ᵀ: p rows for a, then p for b
+        self.first_bias = uniform(width, inputs=2 * p)
+        self.second = uniform(p, width, inputs=width)
+        self.second_bias = uniform(p, inputs=width)
+
+    def forward(self, pairs: Tensor) -> Tensor:
+        """Logits (B, p) of `pairs` (B, 2)."""
+        both = pairs + self.offsets
+        return self._head(torch.nn.functional.embedding_bag(both, self.rows, mode="sum"))
+
+    def grid(self) -> Tensor:
+        """Logits (p, p, p) of all pairs (a, b), the classes last."""
+        of_a, of_b = self.rows.split(len(self.second))
+        return self._head(of_a[:, None] + of_b)
+
+    def _head(self, sums: Tensor) -> Tensor:  # W₁ x (…, width) → (…, p)
+        hidden = ((sums + self.first_bias) * self.scale).relu()
+        return torch.nn.functional.linear(hidden, self.second, self.second_bias)

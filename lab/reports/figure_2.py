@@ -1,0 +1,71 @@
+"""Figure 2: PC1 of the Jacobians by loss and regulariser, from jacobian_rank's runs.
+
+Of finished runs that differ in `loss_fn`, `jr` and `seed` alone; words such as `steps=8000`,
+`seed=0` or `weight_decay=0` choose others.
+"""
+
+from __future__ import annotations
+
+from lab.bench import plots
+from lab.bench.errors import UserError
+from lab.bench.files import write_figure
+from lab.bench.statistics import Finished, finished_runs, interval, markdown
+from lab.reports import Request
+from lab.reports._words import options_in
+
+SCRIPT = "jacobian_rank"
+
+
+def report(request: Request) -> None:
+    """Draws all of them in one figure, a line a seed, and prints PC1 at both ends.
+
+    Raises:
+        UserError: if there is no finished run, or a word is no option.
+    """
+    options = request.script(SCRIPT).Options
+    folder = request.out_dir / SCRIPT
+    given = options_in(request, options)
+    seed = given.pop("seed", None)
+    free = [name for name in ("loss_fn", "jr") if name not in given]
+    groups = finished_runs(folder, options, free, **given).values()
+    found = [
+        [run for number, run in sorted(runs.items()) if seed in (None, number)] for runs in groups
+    ]
+    found = sorted(filter(None, found), key=_order)
+    if not found:
+        raise UserError(f"there is no finished run with these options in {folder}")
+    drawing, axes = plots.panels(3, request.typed)
+    rows = []
+    for runs in found:
+        rows.append({"run": label(runs[0]), "seeds": str(len(runs))})
+        for row, when in ((0, "start"), (-1, "end")):
+            values = [float(run.metrics["pc1"][row]) for run in runs]
+            rows[-1][f"PC1, {when}, mean [95 %]"] = interval(values, ".3f")
+        for i, run in enumerate(runs):
+            line = {
+                "color": plots.COLOURS[run.config["loss_fn"] != "MSE"],
+                "ls": "-" if run.config["jr"] > 0 else "--",
+                "label": label(run) if i == 0 else None,
+            }
+            for panel, column in zip(axes, ("pc1", "jacobian_norm", "test_accuracy"), strict=True):
+                panel.plot(run.metrics["step"], run.metrics[column], **line)
+    for panel in axes:
+        plots.step_axis(panel, max(run.metrics["step"][-1] for runs in found for run in runs))
+    axes[0].set(ylim=(0, 1), ylabel="mean PC1, σ₁² / Σσ²")
+    axes[1].set(yscale="log", ylabel="‖J‖ (mean, Frobenius)")
+    axes[2].set(ylim=(0, 1), ylabel="test accuracy")
+    axes[2].legend(loc="lower right")
+    path = folder / f"figure_2{''.join(f',{word}' for word in request.words)}.png"
+    write_figure(path, drawing)
+    print(f"{markdown(rows)}\n\n{path}")
+
+
+def label(run: Finished) -> str:
+    """The loss and what regularises, for the legend."""
+    decay, jr = run.config["weight_decay"], run.config["jr"]
+    terms = ["weight decay"] * (decay > 0) + [f"GrokAlign {jr:g}"] * (jr > 0)
+    return f"{run.config['loss_fn']}, {' + '.join(terms) or 'no regularisation'}"
+
+
+def _order(runs: list[Finished]) -> tuple[bool, float]:
+    return runs[0].config["loss_fn"] != "MSE", runs[0].config["jr"]

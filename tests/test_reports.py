@@ -1,0 +1,101 @@
+"""report.py: runs of a script in one figure, and what is said of a bad call."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+import report
+from helpers import ROOT, run
+from lab.bench.errors import UserError
+from lab.bench.files import run_folder, short_names
+from lab.bench.statistics import interval
+
+TINY = ("--p", 60, "--n", 8, "--width", 6, "--steps", 4)
+SCRIPTS = [
+    path.stem for path in sorted(ROOT.glob("*.py")) if path.stem not in ("utils", "report", "sweep")
+]
+
+
+@pytest.fixture
+def two_runs(tmp_path):
+    for jr in (0.0, 1.0):
+        assert run("xor_grokking.py", *TINY, "--jr", jr, folder=tmp_path).returncode == 0
+    return tmp_path
+
+
+def test_compare_draws_runs_by_folder_and_by_name(two_runs):
+    plain, regularised = "p=60,n=8,width=6,steps=4", "p=60,n=8,width=6,jr=1.0,steps=4"
+    words = ("compare", "xor_grokking", f"runs/xor_grokking/{plain}", regularised)
+    ended = run("report.py", *words, folder=two_runs)
+    assert ended.returncode == 0, ended.stderr
+    picture = two_runs / ended.stdout.strip()
+    assert picture.name == f"{plain} against {regularised}.png"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    ended = run("report.py", *words, "--name", "both", folder=two_runs)
+    assert ended.stdout.strip() == "runs/xor_grokking/both.png"
+    # No third run was begun.
+    assert len([p for p in (two_runs / "runs/xor_grokking").iterdir() if p.is_dir()]) == 2
+
+
+def test_compare_refuses_runs_of_another_script(two_runs, monkeypatch, capsys):
+    monkeypatch.chdir(two_runs)
+    folders = map(str, (two_runs / "runs/xor_grokking").iterdir())
+    assert report.main(["compare", "sparse_parity", *folders]) == 2
+    complaint = capsys.readouterr().err
+    assert "compare takes runs of sparse_parity" in complaint
+    assert len(complaint.splitlines()) == 1
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_script_can_be_compared(script, capsys):
+    module = importlib.import_module(script)
+    assert all(1 <= len(names) <= 4 for names in module.PANELS.values())
+    assert report.main(["compare", script, "nowhere"]) == 2
+    complaint = capsys.readouterr().err
+    assert f"its name in runs/{script}; 'nowhere' holds none" in complaint
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["table_9"], "there is no report table_9; there are compare,"),
+        (["compare"], "compare takes a script and its runs"),
+        (["compare", "xor_grokking", "a", "--name", "a/b"], "--name takes a file's name"),
+        (["compare", "utils", "a"], "utils makes no runs"),
+        (["compare", "no_such", "a"], "there is no script no_such"),
+        (["compare", "../evil", "a"], "there is no script ../evil"),
+        (["table_1", "--out_dir", "nowhere"], "no finished run"),
+    ],
+)
+def test_bad_calls_are_one_line(words, says, capsys):
+    assert report.main(words) == 2
+    complaint = capsys.readouterr().err
+    assert says in complaint
+    assert len(complaint.splitlines()) == 1
+
+
+def test_every_report_is_listed_with_what_it_is(capsys):
+    assert report.main([]) == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in listed] == report.NAMES
+    assert all(len(line.split()) > 4 for line in listed)
+
+
+def test_folders_with_one_name_are_told_apart():
+    paths = [Path("a/x/default"), Path("b/x/default")]
+    assert short_names(paths) == ["a/x/default", "b/x/default"]
+    assert short_names([Path("runs/s/one"), Path("results/s/two")]) == ["one", "two"]
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path):
+    with pytest.raises(UserError, match="'missing' holds none"):
+        run_folder("missing", tmp_path)
+
+
+def test_an_interval_is_students():
+    # t(0.975, 2) = 4.3027, s = 1, so that the half width is 4.3027 / √3.
+    assert interval([1.0, 2.0, 3.0]) == "2.00 [-0.48, 4.48]"
+    assert interval([2.0]) == "2.00"
+    assert interval([]) == "–"
