@@ -55,7 +55,7 @@ class Options(Shared):
 EVENTS = {"memorised_at": ("train_accuracy", 0.99), "grokked_at": ("test_accuracy", 0.95)}
 PANELS = {
     "accuracy; share of the gradient": ("test_accuracy", "train_accuracy", "relevant_share"),
-    "alignment of the margin's centroid (mean)": ("test_margin_alignment", "margin_alignment"),
+    "alignment of the margin (mean)": ("test_margin_alignment", "margin_alignment"),
     "Frobenius norm": ("jacobian_norm", "parameter_norm"),
 }
 

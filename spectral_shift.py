@@ -10,7 +10,7 @@ without their labels, is tried on a permuted torus and on the complete graph as 
     python spectral_shift.py                     # the spectrum while the MLP groks, 17 s
     python spectral_shift.py --random_labels     # control: a task that can be memorised only
     python spectral_shift.py --config configs/spectral_shift_transformer.yaml    # 2.2 min
-    python sweep.py configs/spectral_ablation.yaml    # 10 min; then report.py penalty_ablation
+    python sweep.py configs/spectral_ablation.yaml    # 15 min; then report.py penalty_ablation
 
 Verdict, three seeds: it does not; results/README.md, "Where the logits' energy goes".
 """

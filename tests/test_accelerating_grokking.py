@@ -187,7 +187,9 @@ def test_tables_pair_runs_by_seed(capsys):
     assert "| CrossEntropy | jr=0.001 | 3 of 3 |" in printed
     assert report.main(["table_1", "order=shuffled"]) == 0
     assert "| CrossEntropy | baseline | 1 of 1 | 500 |" in capsys.readouterr().out
+    assert report.main(["table_1", "order=shuffled", "autograd=false"]) == 0
     for words, message in (
+        (("autograd=maybe",), "--autograd takes true or false, got 'maybe'"),
         (("width=9",), "no finished run with these options"),
         (("colour=red",), "words of this report are options of runs"),
         (("order=mixed",), "--order takes one of fixed, shuffled"),

@@ -551,3 +551,8 @@ def test_moments_of_unfinished_or_other_runs_are_refused(parsed):
         moments_of("runs/toy/default")
     with pytest.raises(UserError, match="cannot be read"):
         moments_of("runs/toy/none")
+
+
+def test_snapshots_of_older_code_are_refused_in_one_line():
+    with pytest.raises(UserError, match=r"made by older code.*--overwrite"):
+        Snapshots().load_state_dict({"seen": 3, "kept": {}})

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 LINES = ("-", "--", ":", "-.")
 SEQUENTIAL = "viridis"
+WIDEST = 5  # panels of a row; more go to two rows
 STYLE = {
     "figure.dpi": 120,
     "savefig.dpi": 160,
@@ -62,9 +63,12 @@ def metric_panels(
         typed: the line beneath.
         against: column of the horizontal axis; any but the step is drawn as points.
     """
-    figure, axes = panels(len(contents), typed)
-    axes = numpy.atleast_1d(axes)
-    for axis, (label, wanted) in zip(axes, contents.items(), strict=True):
+    columns = len(contents) if len(contents) <= WIDEST else -(-len(contents) // 2)
+    figure, axes = panels(columns, typed, rows=-(-len(contents) // columns))
+    axes = numpy.ravel(axes)
+    for unused in axes[len(contents) :]:
+        unused.set_visible(False)
+    for axis, (label, wanted) in zip(axes, contents.items(), strict=False):
         names = [name for name in wanted if any(name in m for m in runs.values())]
         for colour, (run, m) in zip(itertools.cycle(COLOURS), runs.items(), strict=False):
             shown = textwrap.fill(run.replace(",", ", "), 32) if len(runs) > 1 else None

@@ -51,7 +51,13 @@ class Snapshots:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues from a checkpoint's `state_dict`."""
-        self.moments = {name: Moment(**content) for name, content in state.items()}
+        try:
+            self.moments = {name: Moment(**content) for name, content in state.items()}
+        except TypeError:
+            raise UserError(
+                "the run was made by older code, whose snapshots this one cannot go on with; give "
+                "--overwrite to start afresh"
+            ) from None
 
 
 def moments_of(folder: str | Path) -> dict[str, Moment]:

@@ -25,7 +25,7 @@ def parallelogram_quality(of_a: Tensor, of_b: Tensor, tolerance: float = 0.5) ->
 
     The first form of RQI, over all p²(p − 1) ordered cases instead of a sample (after Liu et al.
     2022, arXiv 2205.10343, there for numbers that are not reduced modulo p). From 0 to 1.
-    Chance: 0 while the rows are long beside the tolerance; there is no scale in it, so that a
+    Chance: 0 while the rows are long against the tolerance; there is no scale in it, so that a
     network of small weights has 1. On circles e_a + e'_b depends on a − b as well as on a + b, and
     the value stays 0 for a network that has learnt the rule.
 

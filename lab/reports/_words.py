@@ -26,5 +26,6 @@ def options_in(request: Request, options: Any) -> dict[str, Any]:
             raise UserError(
                 f"the words of this report are options of runs, such as steps=8000, got {word!r}"
             )
-        found[name] = takes[name](name, value)
+        flag = {"true": True, "false": False}.get(value, value)  # as YAML reads them
+        found[name] = takes[name](name, flag if takes[name].kind is bool else value)
     return found
