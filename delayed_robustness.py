@@ -37,8 +37,8 @@ from lab.bench.seeds import generator
 from lab.data import cifar
 from lab.data.cifar import CLASSES, CifarOptions
 from lab.data.images import accuracy
+from lab.fast.convolutions import convolutional_network
 from lab.measures.attacks import ATTACKS, adversarial_points, under_attack
-from lab.networks.convolutional import convolutional_network
 from lab.networks.mlp import Normalisation
 from utils import PC1, Centroids, JacobianRegulariser
 

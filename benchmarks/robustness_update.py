@@ -21,8 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from delayed_robustness import CLIP
 from lab.bench.seeds import generator
-from lab.fast.convolutions import ConvReLU
-from lab.networks.convolutional import convolutional_network
+from lab.fast.convolutions import ConvReLU, convolutional_network
 from utils import JacobianRegulariser
 
 SIZES = ((32, 256), (8, 64))  # filters, images of a batch

@@ -15,7 +15,7 @@ from helpers import ROOT, interrupt, run, write_cifar
 from lab.bench.files import read_metrics
 from lab.bench.seeds import generator
 from lab.data import cifar
-from lab.networks.convolutional import convolutional_network
+from lab.fast.convolutions import convolutional_network
 from lab.networks.mlp import Normalisation
 from lab.reports import figure_6
 from utils import Centroids

@@ -12,7 +12,7 @@ from lab.bench.errors import UserError
 from lab.bench.files import is_finished, read_config, run_folder, short_names, write_figure
 from lab.data import cifar
 from lab.data.cifar import CLASSES, CifarOptions
-from lab.networks.convolutional import convolutional_network
+from lab.fast.convolutions import convolutional_network
 from lab.networks.mlp import Normalisation
 from lab.reports import Request
 from utils import Centroids
