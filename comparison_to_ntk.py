@@ -119,7 +119,7 @@ def train(run: Run, o: Options, data: images.Images) -> None:
     begun = {"rate": rate().item(), "reciprocal_norm": reciprocal}  # of the initial network, for
     begun["reciprocal_norm_official"] = reciprocal * o.output_scale  # Figure 10
     run.store(begun)
-    for _ in training(run, measure, network=network, optimiser=optimiser):
+    for step in training(run, measure, network=network, optimiser=optimiser):
         loss = loss_fn(network(x), y)
         optimiser.zero_grad()
         loss.backward()

@@ -116,7 +116,7 @@ def train(run: Run, o: Options, data: cifar.Cifar) -> None:
         return row | {f"accuracy_{o.attack.replace('-', '_')}": right, OFFICIAL: official}
 
     measured = attacks | set(log_steps(o.steps, o.num_logs))
-    for _ in training(run, measure, measured=measured, network=network, optimiser=optimiser):
+    for step in training(run, measure, measured=measured, network=network, optimiser=optimiser):
         if o.jr > 0:
             outputs, norm = regulariser.outputs_and_norm(batch(x))
         else:

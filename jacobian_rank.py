@@ -92,7 +92,7 @@ def train(run: Run, o: Options, data: images.Images) -> None:
             "alignment": centroids(x).alignments.mean(),
         }
 
-    for _ in training(run, measure, network=network, optimiser=optimiser):
+    for step in training(run, measure, network=network, optimiser=optimiser):
         if o.jr > 0:
             outputs, norm = regulariser.outputs_and_norm(batch(x))
         else:

@@ -113,7 +113,7 @@ def train(run: Run, o: Options, task: ModularTask) -> None:
         return o.stop_at is not None and row["test_accuracy"] > o.stop_at
 
     state = {"network": network, "optimiser": optimiser, "snapshots": snapshots}
-    for _ in training(run, measure, stop=stop, **state):
+    for step in training(run, measure, stop=stop, **state):
         loss = cross_entropy(network(x), y)
         optimiser.zero_grad()
         loss.backward()

@@ -116,7 +116,7 @@ def train(run: Run, o: Options, data: tuple[torch.Tensor, torch.Tensor]) -> None
             "test_sequence_accuracy": right_test.all(1).double().mean(),
         }
 
-    for _ in training(run, measure, network=network, optimiser=optimiser):
+    for step in training(run, measure, network=network, optimiser=optimiser):
         points = embed(batch(x))
         outputs, norm = regulariser.outputs_and_norm(points) if o.jr > 0 else (model(points), 0.0)
         loss = loss_fn(outputs, batch(y)) + o.jr * norm

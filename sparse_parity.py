@@ -114,7 +114,7 @@ def train(run: Run, o: Options, data: tuple[torch.Tensor, torch.Tensor]) -> None
             "relevant_share": (energies[:, : o.k].sum(1) / energies.sum(1)).mean(),
         }
 
-    for _ in training(run, measure, network=network, optimiser=optimiser):
+    for step in training(run, measure, network=network, optimiser=optimiser):
         points = batch(x)
         outputs, norm = regulariser.outputs_and_norm(points) if o.jr > 0 else (network(points), 0.0)
         loss = hinge(outputs, batch(y)) + o.jr * norm
