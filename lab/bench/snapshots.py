@@ -72,7 +72,8 @@ def moments_of(folder: str | Path) -> dict[str, Moment]:
     try:
         if copies := sorted(Path(folder).glob("moment_*.pt")):
             read = {path.stem.removeprefix("moment_"): torch.load(path) for path in copies}
-            return {name: Moment(**content) for name, content in read.items()}
+            found = {name: Moment(**content) for name, content in read.items()}
+            return dict(sorted(found.items(), key=lambda each: each[1].step))
         content = torch.load(path, map_location="cpu", weights_only=True)
         state = content["state"]
         # "kept" and "weights" are the names of runs of 2026-11 and before.
