@@ -1,22 +1,27 @@
-"""Figures and tables across finished runs; trains nothing.
+"""Figures, tables and pages across finished runs; trains nothing.
 
-    python report.py                                       # what there is
+    python report.py                                       # every page of results/, from its runs
+    python report.py --check                               # whether the pages say what the runs do
+    python report.py runs                                  # your runs, also while they go
     python report.py compare xor_grokking default jr=1.0   # runs of a script in one figure
     python report.py table_1 --out_dir results             # from the committed runs
 
-Each report is a file in `lab/reports/`. Runs are given by their folder, or by their name in
-`<out_dir>/<script>`.
+Each report is a file in `lab/reports/`, each page a template in `lab/reports/templates/`. Runs are
+given by their folder, or by their name in `<out_dir>/<script>`.
 """
 
 import argparse
 import importlib
+import sys
 from pathlib import Path
 from types import ModuleType
 
 from lab import reports
 from lab.bench.cli import script
-from lab.bench.errors import UserError
+from lab.bench.errors import TrainingError, UserError
+from lab.bench.files import replace
 from lab.bench.provenance import typed_line
+from lab.reports._pages import Pages, differences
 
 ROOT = Path(__file__).resolve().parent
 NAMES = sorted(p.stem for p in Path(reports.__file__).parent.glob("[!_]*.py"))
@@ -33,6 +38,36 @@ def script_module(name: str) -> ModuleType:
     return module
 
 
+def about() -> str:
+    """Every report's name and the first line of its account."""
+    first = {n: (importlib.import_module(f"lab.reports.{n}").__doc__ or "").splitlines()[0]
+             for n in NAMES}  # fmt: skip
+    return "; ".join(f"{name}: {line.rstrip('.')}" for name, line in first.items())
+
+
+def write_pages(out_dir: Path, data_dir: str, check: bool) -> None:
+    """Writes every page, or compares them with what is there.
+
+    Raises:
+        UserError: if there are no runs.
+        TrainingError: if a page differs.
+    """
+    if not any(out_dir.glob("*/*/config.yaml")):
+        raise UserError(f"--out_dir takes a folder of runs; there are none in {out_dir}")
+    pages = Pages(out_dir, script_module, data_dir, draw=not check)
+    texts = pages.texts()
+    if check:
+        if found := differences(texts):
+            print(*found, sep="\n", file=sys.stderr)
+            raise TrainingError(f"{len(found)} lines differ; `python report.py` writes them")
+        print(f"{len(texts)} pages say what the runs in {out_dir} give")
+        return
+    for path, text in texts.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace(path, lambda file, text=text: file.write(text.encode()))
+        print(path)
+
+
 @script
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
@@ -40,22 +75,25 @@ def main(argv: list[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("report", nargs="?", help=", ".join(NAMES))
+    parser.add_argument("report", nargs="?", help=f"every page if none is given; {about()}")
     parser.add_argument("words", nargs="*", help="runs, or what else the report takes")
-    parser.add_argument("--out_dir", default="runs", help="folder of the runs (default: runs)")
+    parser.add_argument(
+        "--out_dir", help="folder of the runs (default: results for the pages, runs for a report)"
+    )
     parser.add_argument("--data_dir", default="data", help="folder of the images (default: data)")
     parser.add_argument("--name", help="of the picture that compare draws (default: the runs')")
+    parser.add_argument("--check", action="store_true", help="compare the pages, write nothing")
     parser.error = lambda message: parser.exit(2, f"report.py: error: {message}\n")  # type: ignore[method-assign]
     o = parser.parse_intermixed_args(argv)
     if o.report is None:
-        for name in NAMES:
-            doc = importlib.import_module(f"lab.reports.{name}").__doc__ or ""
-            print(f"{name:18} {doc.splitlines()[0]}")
+        write_pages(Path(o.out_dir or "results"), o.data_dir, o.check)
         return
+    if o.check:
+        raise UserError("--check takes no report: it compares all pages")
     if o.report not in NAMES:
         raise UserError(f"there is no report {o.report}; there are {', '.join(NAMES)}")
     request = reports.Request(
-        Path(o.out_dir), tuple(o.words), o.data_dir, typed_line(), script_module, o.name
+        Path(o.out_dir or "runs"), tuple(o.words), o.data_dir, typed_line(), script_module, o.name
     )
     importlib.import_module(f"lab.reports.{o.report}").report(request)
 

@@ -1,0 +1,197 @@
+"""Pages made from runs: the prose of `templates/`, the numbers, tables and pictures of the runs.
+
+A template `templates/<script>.md` becomes `<out_dir>/<script>/README.md`, `index.md` becomes
+`<out_dir>/README.md`, and `readme.md` the project's README. They are Jinja templates in which
+
+    runs(jr=1.0), runs(script="sparse_parity", n=40)   finished runs, all other options at default
+    run("pert2")                                       one run by its name
+    {{ runs().end("alignment").span(".2f") }}          a number of each: lab/reports/_values.py
+    {% set both = columns(runs(), runs(jr=1.0)) %}     | {{ both.end("loss").span() }} | as columns
+    {{ 40000 | n }}                                    40,000
+    {{ table("table_1", "speed_ups", dtype="float32") }}   rows of a report
+    {{ drawn("figure_7", "figure_7.png") }}            a report's picture, drawn with the page
+    {{ picture("default/figure.png", "Figure 4") }}    a picture that is there
+    {{ commands(runs(), runs(jr=1.0)) }}               what makes the runs
+    {{ paper("7.56 ± 0.82") }}                         a fact that no run of ours gives
+    {% call claim("…") %} verdict {% endcall %}        a row of the page, the index and the gallery
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import importlib
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from lab.bench.errors import UserError
+from lab.bench.provenance import typed_line
+from lab.bench.statistics import Finished, all_finished, finished_runs, markdown
+from lab.bench.sweeps import Job
+from lab.reports import Request
+from lab.reports._values import NOT_RUN, Columns, Runs
+
+TEMPLATES = Path(__file__).with_name("templates")
+SPECIAL = ("index", "readme")  # made last: they quote the others' claims
+
+
+class Pages:
+    """All pages of a folder of runs.
+
+    Args:
+        out_dir: the folder of the runs.
+        script: name -> module of a script, for its options.
+        data_dir: the folder of the images, for pictures that show some.
+        draw: whether pictures are drawn with the pages.
+    """
+
+    def __init__(
+        self, out_dir: Path, script: Callable[[str], Any], data_dir: str, draw: bool
+    ) -> None:
+        self.out_dir, self.script, self.data_dir, self.draw = out_dir, script, data_dir, draw
+        self.claims: dict[str, list[tuple[str, str]]] = {}
+        self._finished: dict[str, list[Finished]] = {}
+        self._jinja = jinja2.Environment(
+            loader=jinja2.FileSystemLoader(TEMPLATES),
+            undefined=jinja2.StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            keep_trailing_newline=True,
+        )
+        self._jinja.filters["n"] = "{:,}".format
+
+    def texts(self) -> dict[Path, str]:
+        """Every page's place and text; the project's README only for its own `results`."""
+        names = sorted(p.stem for p in TEMPLATES.glob("*.md") if p.stem not in SPECIAL)
+        found = {self.out_dir / name / "README.md": self._text(name) for name in names}
+        found[self.out_dir / "README.md"] = self._text("index")
+        if self.out_dir.resolve() == TEMPLATES.parents[2] / "results":
+            found[self.out_dir.parent / "README.md"] = self._text("readme")
+        return found
+
+    def _text(self, name: str) -> str:
+        page = _Page(self, name)
+        functions = {f: getattr(page, f) for f in dir(page) if not f.startswith("_")}
+        return self._jinja.get_template(f"{name}.md").render(**functions)
+
+    def finished(self, script: str) -> list[Finished]:
+        """The finished runs of a script, read once."""
+        if script not in self._finished:
+            self._finished[script] = all_finished(self.out_dir / script)
+        return self._finished[script]
+
+
+class _Page:
+    """What a template can call."""
+
+    def __init__(self, pages: Pages, name: str) -> None:
+        self._pages, self._name = pages, name
+
+    def runs(self, script: str | None = None, **options: Any) -> Runs:
+        name = script or self._name
+        of_script = self._pages.script(name).Options
+        groups = finished_runs(self._pages.finished(name), of_script, (), **options)
+        if unknown := options.keys() - of_script().identity().keys():
+            raise UserError(f"{name}.py has no option --{min(unknown)}")
+        group = groups.get((), {})
+        if "seed" in options:
+            group = {seed: run for seed, run in group.items() if seed == options["seed"]}
+        return Runs(run for _, run in sorted(group.items()))
+
+    def run(self, name: str, script: str | None = None) -> Runs:
+        of_script = self._pages.finished(script or self._name)
+        return Runs(run for run in of_script if run.folder.name == name)
+
+    def table(self, report: str, name: str, *words: str, **options: Any) -> str:
+        module = importlib.import_module(f"lab.reports.{report}")
+        try:
+            return markdown(module.tables(self._request(words, options))[name])
+        except UserError:
+            return NOT_RUN
+
+    def rows(self, path: str) -> list[dict[str, str]]:
+        """Of a table that a report wrote beside its picture; none if it is not there."""
+        with contextlib.suppress(FileNotFoundError), (self._folder / path).open() as file:
+            return list(csv.DictReader(file))
+        return []
+
+    def drawn(self, report: str, path: str, caption: str, *words: str, **options: Any) -> str:
+        if self._pages.draw:
+            module = importlib.import_module(f"lab.reports.{report}")
+            with contextlib.suppress(UserError), contextlib.redirect_stdout(io.StringIO()):
+                module.report(self._request(words, options))
+        return self.picture(path, caption)
+
+    def picture(self, path: str, caption: str) -> str:
+        there = (self._folder / path).exists()
+        return f"![{caption}](<{path}>)" if there else f"{caption}: {NOT_RUN}."
+
+    def commands(self, *groups: Runs) -> str:
+        lines = []
+        for group in groups:
+            for run in group.runs[:1]:
+                options = self._pages.script(run.folder.parent.name).Options
+                given = {k: run.config[k] for k in options().identity() if k != "seed"}
+                given = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+                seeds = [str(run.config["seed"]) for run in group.runs]
+                words = Job(run.folder.parent.name, options(**given)).words()
+                several = len(seeds) > 1
+                seed = [] if seeds == ["0"] else ["--seed", *seeds]
+                lines.append(" ".join(["    python", *(["sweep.py"] * several), *words, *seed]))
+        return "\n".join(lines) or f"    # {NOT_RUN}"
+
+    def columns(self, *groups: Runs) -> Columns:
+        return Columns(*groups)
+
+    def paper(self, text: str) -> str:
+        return text
+
+    def claim(self, text: str, caller: Callable[[], str]) -> str:
+        verdict = " ".join(caller().split())
+        self._pages.claims.setdefault(self._name, []).append((text, verdict))
+        return f"| {text} | {verdict} |\n"  # Jinja has taken the line's own end
+
+    def verdicts(self, script: str) -> str:
+        """The claims of a page as rows that link to it."""
+        found = self._pages.claims.get(script, [])
+        return "\n".join(
+            f"| {text} | {said} | [{script}]({script}/README.md) |" for text, said in found
+        )
+
+    def verdict(self, script: str, number: int = 0) -> str:
+        """What one claim of a page came to."""
+        return self._pages.claims[script][number][1]
+
+    @property
+    def _folder(self) -> Path:
+        return {"index": self._pages.out_dir, "readme": self._pages.out_dir.parent}.get(
+            self._name, self._pages.out_dir / self._name
+        )
+
+    def _request(self, words: tuple[str, ...], options: dict[str, Any]) -> Request:
+        of_options = tuple(f"{key}={value}" for key, value in options.items())
+        pages = self._pages
+        return Request(
+            pages.out_dir, (*words, *of_options), pages.data_dir, typed_line(), pages.script, None
+        )
+
+
+def differences(texts: dict[Path, str]) -> list[str]:
+    """Where the pages on disk differ from these: page, line, what is there and what should be."""
+    found = []
+    for path, text in texts.items():
+        try:
+            there = path.read_text().splitlines()
+        except FileNotFoundError:
+            found.append(f"{path}: is not there")
+            continue
+        wanted = text.splitlines()
+        for i in range(max(len(there), len(wanted))):
+            is_, should = (lines[i] if i < len(lines) else "" for lines in (there, wanted))
+            if is_ != should:
+                found.append(f"{path}:{i + 1}: is {is_!r}; the runs give {should!r}")
+    return found

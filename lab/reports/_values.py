@@ -1,0 +1,221 @@
+"""Runs that differ in their seeds, and one number from each of them, as a page prints it."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy
+
+from lab.bench.files import first_step
+from lab.bench.statistics import Finished, arrival, interval
+
+NOT_RUN = "not run yet"
+Number = float | None
+
+
+@dataclass(frozen=True)
+class Values:
+    """A number of each run, None for what never came; arithmetic is run by run."""
+
+    numbers: tuple[Number, ...]
+    ends: tuple[float, ...] = ()
+    """Of steps until an event: the last step of each run, up to which it was looked for."""
+
+    @property
+    def n(self) -> int:
+        """The number of runs."""
+        return len(self.numbers)
+
+    @property
+    def came(self) -> list[float]:
+        """The numbers that are there."""
+        return [number for number in self.numbers if number is not None]
+
+    def each(self, form: str = ",.0f", never: str = "never") -> str:
+        """`2,236, 2,312, never`."""
+        return ", ".join(_text(x, form, never) for x in self.numbers) or NOT_RUN
+
+    def span(self, form: str = ",.0f", never: str = "never") -> str:
+        """`2,236–2,312`, from the smallest to the largest, and how many have one if not all."""
+        if not self.numbers:
+            return NOT_RUN
+        if not self.came:
+            return never
+        low, high = (_text(f(self.came), form, never) for f in (min, max))
+        between = " to " if "−" in low + high or "e" in low + high else "–"
+        text = low if low == high else f"{low}{between}{high}"
+        return text if len(self.came) == self.n else f"{text} in {len(self.came)} of {self.n}"
+
+    def interval(self, form: str = ",.0f") -> str:
+        """Mean and 95 % interval; where runs never arrived, the median, they counted as late."""
+        if not self.numbers:
+            return NOT_RUN
+        if len(self.came) < self.n:
+            return arrival(self.numbers, self.ends, form)
+        return _signed(interval(self.came, form))
+
+    def median(self, form: str = ",.0f") -> str:
+        """The median of the runs, those that never arrived counted as late."""
+        late = sorted(numpy.inf if x is None else x for x in self.numbers)
+        if not late:
+            return NOT_RUN
+        middle = numpy.median(late)
+        return _text(float(middle), form, "") if numpy.isfinite(middle) else "never"
+
+    def __truediv__(self, other: Values | float) -> Values:
+        return self._with(other, operator.truediv)
+
+    def __mul__(self, other: Values | float) -> Values:
+        return self._with(other, operator.mul)
+
+    def __sub__(self, other: Values | float) -> Values:
+        return self._with(other, operator.sub)
+
+    def __add__(self, other: Values | float) -> Values:
+        """Of numbers, the sums; of two groups of runs, use `together`."""
+        return self._with(other, operator.add)
+
+    def together(self, *others: Values) -> Values:
+        """These numbers and those of other runs."""
+        all_of_them = (self, *others)
+        return Values(
+            tuple(x for values in all_of_them for x in values.numbers),
+            tuple(x for values in all_of_them for x in values.ends),
+        )
+
+    def _with(self, other: Values | float, operation: Callable[[float, float], float]) -> Values:
+        right = other.numbers if isinstance(other, Values) else (float(other),) * self.n
+        pairs = zip(self.numbers, right, strict=False)  # the seeds that both have come first
+        return Values(tuple(None if None in pair else operation(*pair) for pair in pairs))
+
+
+class Runs:
+    """Finished runs that differ in nothing but their seeds, in the order of these."""
+
+    def __init__(self, runs: Iterable[Finished]) -> None:
+        self.runs = list(runs)
+
+    @property
+    def n(self) -> int:
+        """The number of runs."""
+        return len(self.runs)
+
+    def one(self, seed: int = 0) -> Runs:
+        """Only the run of this seed."""
+        return Runs(run for run in self.runs if run.config["seed"] == seed)
+
+    def first(self, column: str, above: float) -> Values:
+        """The first measured step with the column above a level."""
+        steps = [first_step(run.metrics, column, above) for run in self.runs]
+        return Values(tuple(steps), tuple(run.metrics["step"][-1] for run in self.runs))
+
+    def first_of(self, column: str, least: float) -> Values:
+        """The first measured step with the column at a level or above."""
+        return self.first(column, numpy.nextafter(least, -numpy.inf))
+
+    def start(self, column: str) -> Values:
+        """The first measurement."""
+        return self._of(lambda m: m[column][0])
+
+    def end(self, column: str) -> Values:
+        """The last measurement."""
+        return self._of(lambda m: m[column][-1])
+
+    def at(self, column: str, step: Values | float) -> Values:
+        """At a step, or the next one that was measured; None where it is not there."""
+        steps = step.numbers if isinstance(step, Values) else (step,) * self.n
+        found = []
+        for run, wanted in zip(self.runs, steps, strict=True):
+            there = None if wanted is None else run.metrics["step"] >= wanted
+            found.append(
+                None
+                if there is None or not there.any()
+                else float(run.metrics[column][there.argmax()])
+            )
+        return Values(tuple(found))
+
+    def most(self, column: str, after: float = 0, until: float = numpy.inf) -> Values:
+        """The largest measurement between two steps."""
+        return self._of(lambda m: m[column][_within(m, after, until)].max())
+
+    def fewest(self, column: str, after: float = 0, until: float = numpy.inf) -> Values:
+        """The smallest measurement between two steps."""
+        return self._of(lambda m: m[column][_within(m, after, until)].min())
+
+    def step_of_most(self, column: str, after: float = 0) -> Values:
+        """The step of the largest measurement after a step."""
+        return self._of(
+            lambda m: m["step"][_within(m, after)][m[column][_within(m, after)].argmax()]
+        )
+
+    def last_step(self) -> Values:
+        """The updates made."""
+        return self.end("step")
+
+    def result(self, name: str) -> Values:
+        """A number under `results` of config.yaml."""
+        return Values(tuple(run.config["results"].get(name) for run in self.runs))
+
+    def minutes(self) -> Values:
+        """Of updates, without measurements; on a CPU the main thread's own."""
+        return Values(tuple(run.config["provenance"]["training_seconds"] / 60 for run in self.runs))
+
+    def option(self, name: str) -> Any:
+        """The value of an option, which all of them share."""
+        return self.runs[0].config[name] if self.runs else NOT_RUN
+
+    def seeds(self) -> str:
+        """`seeds 0, 1, 2`, or `seed 0`."""
+        given = [str(run.config["seed"]) for run in self.runs]
+        return f"seed{'s' * (len(given) > 1)} {', '.join(given)}" if given else NOT_RUN
+
+    def _of(self, measure: Callable[[dict[str, numpy.ndarray]], float]) -> Values:
+        return Values(tuple(float(measure(run.metrics)) for run in self.runs))
+
+
+class Columns:
+    """Groups of runs, or values, side by side: what is asked of it is asked of each of them.
+
+    What comes back as text is joined for a line of a table, `a | b | c`.
+    """
+
+    def __init__(self, *parts: Any) -> None:
+        self._parts = parts
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def ask(*given: Any, **named: Any) -> Any:
+            found = [
+                getattr(part, name)(*(_dealt(each, i) for each in given), **named)
+                for i, part in enumerate(self._parts)
+            ]
+            whole = all(isinstance(each, Runs | Values) for each in found)
+            return Columns(*found) if whole else " | ".join(map(str, found))
+
+        return ask
+
+    def __truediv__(self, other: Any) -> Columns:
+        return Columns(*(part / _dealt(other, i) for i, part in enumerate(self._parts)))
+
+    def __sub__(self, other: Any) -> Columns:
+        return Columns(*(part - _dealt(other, i) for i, part in enumerate(self._parts)))
+
+
+def _dealt(given: Any, i: int) -> Any:
+    return given._parts[i] if isinstance(given, Columns) else given
+
+
+def _within(metrics: dict[str, numpy.ndarray], after: float, until: float = numpy.inf) -> Any:
+    return (metrics["step"] >= after) & (metrics["step"] <= until)
+
+
+def _text(number: Number, form: str, never: str) -> str:
+    return never if number is None else _signed(format(number, form))
+
+
+def _signed(text: str) -> str:
+    """With minus signs before negative numbers; the hyphen of 1e-8 stays."""
+    return re.sub(r"(?<![\de])-(?=\d)", "−", text)
