@@ -3,7 +3,7 @@ PYTHON ?= python
 TINY := --device cpu --out_dir $(shell mktemp -d -u) --steps
 IMAGES := $(shell mktemp -d -u)
 
-.PHONY: smoke check figures
+.PHONY: smoke check figures xor test
 
 smoke: ## every script, tiny, on the CPU
 	$(PYTHON) xor_grokking.py --p 400 --n 24 --width 16 --jr 1.0 $(TINY) 20
@@ -23,10 +23,27 @@ smoke: ## every script, tiny, on the CPU
 	$(PYTHON) delayed_robustness.py --data_dir $(IMAGES) --points 12 --filters 2 --attack_points 4 --num_attacks 2 --jr 0.001 $(TINY) 20
 	$(PYTHON) sweep.py xor_grokking.py --p 400 --n 24 --width 16 --jr 0 1.0 $(TINY) 20
 
+.venv/ran: requirements.txt
+	python3 -m venv .venv
+	.venv/bin/pip install --quiet -r requirements.txt
+	touch $@
+
+.venv/tested: requirements.txt requirements-dev.txt
+	python3 -m venv .venv
+	.venv/bin/pip install --quiet -r requirements-dev.txt
+	touch $@
+
+xor: .venv/ran ## Figure 4, bottom row, on a machine that has nothing but Python and make
+	.venv/bin/python xor_grokking.py --jr 1.0
+
+test: .venv/tested ## the tests, likewise
+	.venv/bin/python -m pytest
+
 check: ## lint, types, tests
 	ruff check .
 	ruff format --check .
 	mypy utils.py
+	$(PYTHON) report.py --check
 	pytest
 
 figures: ## draws the figures of all finished runs again

@@ -8,7 +8,7 @@ hardly falls. Random labels can be memorised only; they are the price of the tab
 
     python circuit_efficiency.py    # 2.6 min; an update is a flow: one size, seed, kind of labels
 
-Verdict, three seeds: they hold, but the rule's cost grows; results/README.md, "What the rule".
+Verdict: results/circuit_efficiency/README.md.
 """
 
 import math

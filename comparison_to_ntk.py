@@ -13,7 +13,7 @@ Two layers as in the paper; the official code's default is three. The rate of Th
 the output scale, in the official code too. So do our centroids, while the official code's leave it
 out: the columns and results named "official" hold the norms of those.
 
-Verdict: results/README.md, section "The kernel and the centroid".
+Verdict: results/comparison_to_ntk/README.md.
 """
 
 from dataclasses import dataclass

@@ -20,7 +20,7 @@ attacked takes raw pixels in [0, 1] and normalises them; the attack is checked t
 within 4/255. The official code attacks the network behind the normalisation, with images that the
 attack clips to [0, 1] all the same; accuracy_official_protocol is what it would have recorded.
 
-Verdict: undecided, see results/README.md, section "Delayed robustness".
+Verdict: results/delayed_robustness/README.md.
 """
 
 from dataclasses import dataclass, replace

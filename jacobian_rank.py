@@ -16,7 +16,7 @@ batch 256, learning rate 1e-3, weight decay 0.01, λ_Jac as in Table 1), but wit
 draws them, not eight times as large (--init_scale 8). The four hours that Table 3
 gives Figure 2 suggest about 100,000 updates a run.
 
-Verdict: results/README.md, section "The rank of the Jacobians".
+Verdict: results/jacobian_rank/README.md.
 """
 
 from dataclasses import dataclass

@@ -20,7 +20,7 @@ points. The regions there are exact (lab/regions). Without biases they are cones
 the origin, which the plane does not meet; scaling the weights of a layer changes none of them, and
 the norms by that factor.
 
-Verdict: results/README.md, section "Linear regions at memorisation and at generalisation".
+Verdict: results/linear_regions/README.md.
 """
 
 from dataclasses import dataclass

@@ -18,7 +18,7 @@ Test pairs come in two kinds. One embedding serves both operands, so that (a, b)
 Jacobians, of the regulariser and of the alignment, are by the three token embeddings, that of "="
 among them, as in the official code, and alignment is that of training pairs.
 
-Verdict: results/README.md, section "Modular addition".
+Verdict: results/modular_addition/README.md.
 """
 
 from dataclasses import dataclass

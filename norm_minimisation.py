@@ -11,7 +11,7 @@ grokking-mechanism-test adds that their norms equalise and their parts become or
     python norm_minimisation.py --sgd              # AdamW from the same start as well, 90 s
     python norm_minimisation.py --config configs/norm_minimisation_gd.yaml    # or gradient descent
 
-Verdict, three seeds: the flow is enough; results/README.md, "Norm minimisation".
+Verdict: results/norm_minimisation/README.md.
 """
 
 from dataclasses import dataclass

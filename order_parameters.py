@@ -13,7 +13,7 @@ a control that can only memorise. Claim under test: they mark the phase transiti
     python report.py phase_diagram p=59 …              # its heat maps: the grid's other options
 
 The third line groks in under a minute; the words of the last are the options in the grid's file.
-Verdict: results/README.md, "Order parameters of the two-layer network"; one seed, two of the grid.
+Verdict: results/order_parameters/README.md.
 """
 
 import dataclasses

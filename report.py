@@ -24,6 +24,7 @@ from lab.bench.provenance import typed_line
 from lab.reports._pages import Pages, differences
 
 ROOT = Path(__file__).resolve().parent
+SHOWN = 20  # differing lines
 NAMES = sorted(p.stem for p in Path(reports.__file__).parent.glob("[!_]*.py"))
 
 
@@ -58,7 +59,7 @@ def write_pages(out_dir: Path, data_dir: str, check: bool) -> None:
     texts = pages.texts()
     if check:
         if found := differences(texts):
-            print(*found, sep="\n", file=sys.stderr)
+            print(*found[:SHOWN], *["…"] * (len(found) > SHOWN), sep="\n", file=sys.stderr)
             raise TrainingError(f"{len(found)} lines differ; `python report.py` writes them")
         print(f"{len(texts)} pages say what the runs in {out_dir} give")
         return

@@ -11,7 +11,7 @@ centroid alignment rises when the network generalises; GrokAlign brings that for
 
 Jacobians are by the token embeddings, blanks included. Cross-entropy leaves the sum of all logits
 free, and with it the centroid, but not the margin, what right logits have over the mean of all.
-Verdict: results/README.md, section "Parity and copying"; three seeds.
+Verdict: results/sequence_copying/README.md.
 """
 
 from dataclasses import dataclass

@@ -13,7 +13,7 @@ A scalar output's centroid points away from a point of label −1, so that align
 margin y f(x). Only k inputs matter to the rule, and no vector confined to k of n signs is closer to
 all of them than √(k/n), the dotted line.
 
-Verdict: results/README.md, section "Parity and copying"; three seeds.
+Verdict: results/sparse_parity/README.md.
 """
 
 from dataclasses import dataclass

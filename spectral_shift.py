@@ -12,7 +12,7 @@ without their labels, is tried on a permuted torus and on the complete graph as 
     python spectral_shift.py --config configs/spectral_shift_transformer.yaml    # 2.2 min
     python sweep.py configs/spectral_ablation.yaml    # 15 min; then report.py penalty_ablation
 
-Verdict, three seeds: it does not; results/README.md, "Where the logits' energy goes".
+Verdict: results/spectral_shift/README.md.
 """
 
 from dataclasses import dataclass

@@ -10,7 +10,7 @@ network generalises, and again when it becomes robust to noise; GrokAlign brings
 
 Trained exactly, number for number, in the 2,450 dimensions that the data and the initial weights
 span (lab/fast/span.py); --full_dimension trains in all 40,000.
-Verdict: results/README.md, section "XOR clusters"; three seeds.
+Verdict: results/xor_grokking/README.md.
 """
 
 from collections.abc import Iterator

@@ -1,12 +1,14 @@
 """report.py: runs of a script in one figure, and what is said of a bad call."""
 
 import importlib
+import re
+import time
 from pathlib import Path
 
 import pytest
 
 import report
-from helpers import ROOT, run
+from helpers import ROOT, run, start
 from lab.bench.errors import UserError
 from lab.bench.files import run_folder, short_names
 from lab.bench.statistics import interval
@@ -77,10 +79,53 @@ def test_bad_calls_are_one_line(words, says, capsys):
 
 
 def test_every_report_is_listed_with_what_it_is(capsys):
-    assert report.main([]) == 0
-    listed = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in listed] == report.NAMES
-    assert all(len(line.split()) > 4 for line in listed)
+    with pytest.raises(SystemExit):
+        report.main(["--help"])
+    listed = " ".join(capsys.readouterr().out.split())
+    assert all(f"{name}: " in listed for name in report.NAMES)
+
+
+def test_runs_are_listed_with_status_and_events(two_runs):
+    unfinished = two_runs / "runs/xor_grokking/begun"
+    ended = run("xor_grokking.py", *TINY, "--name", "begun", folder=two_runs)
+    assert ended.returncode == 0, ended.stderr
+    config = (unfinished / "config.yaml").read_text()
+    kept = [
+        line
+        for line in config.splitlines()
+        if not line.strip().startswith(("finished:", "training_seconds:"))
+    ]
+    (unfinished / "config.yaml").write_text("\n".join(kept))
+    listed = run("report.py", "runs", folder=two_runs).stdout.splitlines()[2:]
+    cells = {
+        line.split("|")[1].strip(): [c.strip() for c in line.split("|")[2:-1]] for line in listed
+    }
+    assert cells["xor_grokking/begun"][:2] == ["stopped", "4 of 4 (100%)"]
+    finished = cells["xor_grokking/p=60,n=8,width=6,steps=4"]
+    assert finished[0] == "finished"
+
+
+def test_a_run_that_goes_tells_when_it_ends(two_runs):
+    going = start("xor_grokking.py", *TINY[:-1], 200_000, "--name", "going", folder=two_runs)
+    table = two_runs / "runs/xor_grokking/going/metrics.csv"
+    while not (table.exists() and len(table.read_text().splitlines()) > 3):
+        assert going.poll() is None
+        time.sleep(0.05)
+    line = run("report.py", "runs", "runs/xor_grokking/going", folder=two_runs).stdout.splitlines()[
+        -1
+    ]
+    going.kill()
+    assert "| running |" in line
+    assert re.search(r"\| \d\d \w+ \d\d:\d\d \|$", line)
+
+
+def test_a_table_of_measurements_alone_is_evaluated(tmp_path, capsys):
+    rows = "step,train_accuracy,test_accuracy\n0,0.1,0.1\n8,1.0,0.2\n90,1.0,0.96\n"
+    (tmp_path / "metrics.csv").write_text(rows)
+    assert report.main(["runs", str(tmp_path / "metrics.csv")]) == 0
+    assert "| 90 | 1.000 | 0.960 | 8 | 90 |" in capsys.readouterr().out
+    assert report.main(["runs", str(tmp_path / "nowhere")]) == 2
+    assert "there is none in" in capsys.readouterr().err
 
 
 def test_folders_with_one_name_are_told_apart():

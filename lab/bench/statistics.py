@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -30,13 +31,23 @@ class Finished(NamedTuple):
         return self.config["provenance"]["training_seconds"] / max(self.metrics["step"][-1], 1)
 
 
+def all_finished(folder: Path) -> list[Finished]:
+    """The finished runs of one script, in the order of their names."""
+    folders = [path.parent for path in sorted(folder.glob("*/config.yaml"))]
+    return [
+        Finished(each, read_config(each), read_metrics(each))
+        for each in folders
+        if is_finished(each)
+    ]
+
+
 def finished_runs(
-    folder: Path, options: Any, free: Iterable[str], **fixed: Any
+    runs: Path | Sequence[Finished], options: Any, free: Iterable[str], **fixed: Any
 ) -> dict[tuple[Any, ...], dict[int, Finished]]:
     """Finished runs by their values of the `free` options, and by seed.
 
     Args:
-        folder: of one script's runs.
+        runs: of one script, or their folder.
         options: the script's options class; all options but the free ones and the seed have to be
             at their defaults, or as `fixed` says.
         free: names of options.
@@ -46,15 +57,39 @@ def finished_runs(
     wanted = {**options().identity(), **fixed}
     same = {k: v for k, v in wanted.items() if k not in (*free, "seed")}
     groups: dict[tuple[Any, ...], dict[int, Finished]] = defaultdict(dict)
-    for path in sorted(folder.glob("*/config.yaml")):
-        if is_finished(path.parent):
-            config = read_config(path.parent)
-            if all(config.get(key) == value for key, value in same.items()):
-                key = tuple(config[name] for name in free)
-                groups[key][config["seed"]] = Finished(
-                    path.parent, config, read_metrics(path.parent)
-                )
+    for run in all_finished(runs) if isinstance(runs, Path) else runs:
+        if all(run.config.get(key) == value for key, value in same.items()):
+            groups[tuple(run.config[name] for name in free)][run.config["seed"]] = run
     return groups
+
+
+def arrival(steps: Sequence[float | None], ends: Sequence[float], form: str = ",.0f") -> str:
+    """`4,140 [2,400, –], 4 of 5`: the median and its 95 % interval where runs never arrived.
+
+    Those are censored at their last step: the median is that of the Kaplan-Meier estimate, its
+    interval where the estimate's own (log-log) contains one half; – where no end is known.
+
+    Args:
+        steps: until the event, None for a run that never arrived.
+        ends: the last step of each run.
+        form: of the numbers.
+    """
+    came = [step for step in steps if step is not None]
+    counted = f"{len(came)} of {len(steps)}"
+    if not came:
+        return f"– ({counted})"
+    late = [end for step, end in zip(steps, ends, strict=True) if step is None]
+    found = stats.ecdf(stats.CensoredData(came, right=late)).sf
+    with warnings.catch_warnings(action="ignore"):  # where the band has no value, nor have we
+        band = found.confidence_interval(method="log-log")
+    curves = (found, band.low, band.high)
+
+    def halved(curve: Any) -> str:
+        below = numpy.flatnonzero(curve.probabilities <= 0.5)
+        return format(curve.quantiles[below[0]], form) if len(below) else "–"
+
+    median, low, high = map(halved, curves)
+    return f"{median} [{low}, {high}] ({counted})"
 
 
 def interval(values: Sequence[float], form: str = ".2f") -> str:

@@ -1,0 +1,108 @@
+"""Runs of any folder: status, step, accuracies, when they memorised and grokked, when they end.
+
+python report.py runs                              # all of runs/, also while they go
+python report.py runs runs/xor_grokking results    # of some folders: a run's, or one above it
+python report.py runs elsewhere/metrics.csv        # a table of measurements by itself
+"""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+from typing import Any
+
+from lab.bench.errors import UserError
+from lab.bench.files import first_step, is_finished, read_config, read_metrics
+from lab.bench.statistics import Row, markdown
+from lab.reports import Request
+
+MEMORISED, GROKKED = 0.99, 0.95  # training and test accuracy above which we say so
+
+
+def report(request: Request) -> None:
+    """Prints a table with a line for each run.
+
+    Raises:
+        UserError: if there is none, or one of them is damaged.
+    """
+    places = [Path(word) for word in request.words] or [request.out_dir]
+    folders = [folder for place in places for folder in folders_in(place)]
+    print(markdown([line(folder) for folder in folders]))
+
+
+def folders_in(place: Path) -> list[Path]:
+    """The folders of runs at a place or below it.
+
+    Raises:
+        UserError: if there is none.
+    """
+    if place.name == "metrics.csv" and place.is_file():
+        return [place.parent]
+    found = sorted(path.parent for path in place.glob("**/metrics.csv"))
+    found = [f for f in found if not any(p[0] == "." for p in f.relative_to(place).parts)]
+    if not found:
+        raise UserError(f"runs takes folders of runs or a metrics.csv; there is none in {place}")
+    return found
+
+
+def line(folder: Path) -> Row:
+    """What is known of one run; a folder may hold a metrics.csv only."""
+    metrics = read_metrics(folder)
+    config = read_config(folder) if (folder / "config.yaml").exists() else {}
+    step, steps = int(metrics["step"][-1]) if metrics else 0, config.get("steps")
+    row = {"run": "/".join(folder.parts[-2:]), "status": status(folder, config)}
+    row["step"] = f"{step:,} of {steps:,} ({step / max(steps, 1):.0%})" if steps else f"{step:,}"
+    for column, name in (("train_accuracy", "train"), ("test_accuracy", "test")):
+        row[f"{name} accuracy"] = f"{metrics[column][-1]:.3f}" if column in metrics else "–"
+    events = {
+        "memorised at": ("train_accuracy", MEMORISED),
+        "grokked at": ("test_accuracy", GROKKED),
+    }
+    for event, passed in events.items():
+        at = first_step(metrics, *passed) if passed[0] in metrics else None
+        row[event] = "–" if at is None else f"{at:,}"
+    row["minutes"], row["ends"] = times(folder, config, step)
+    return row
+
+
+def status(folder: Path, config: dict[str, Any]) -> str:
+    """finished, running while a process works in the folder, or stopped."""
+    if not config:
+        return "–"
+    if is_finished(folder):
+        return "finished"
+    try:
+        import fcntl
+
+        with (folder / ".lock").open("r+") as lock:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return "stopped"
+    except ImportError:  # on Windows
+        return "not finished"
+    except OSError:
+        return "running"
+    return "stopped"
+
+
+def times(folder: Path, config: dict[str, Any], step: int) -> tuple[str, str]:
+    """Minutes of updates so far and, of a run that goes, when it will have made all of them.
+
+    From the speed since it was begun or continued, until its last measurement.
+    """
+    made_by = config.get("provenance", {})
+    if "training_seconds" in made_by:
+        return f"{made_by['training_seconds'] / 60:.1f}", "–"
+    if status(folder, config) != "running":
+        return "–", "–"
+    last = made_by.get("continued", [{"at_step": 0, "started": made_by["started"]}])[-1]
+    began = datetime.datetime.fromisoformat(last["started"])
+    measured = datetime.datetime.fromtimestamp(
+        (folder / "metrics.csv").stat().st_mtime, datetime.UTC
+    )
+    passed, made = measured - began, step - last["at_step"]
+    minutes = f"{passed.total_seconds() / 60:.1f}"
+    if made <= 0:
+        return minutes, "unknown"
+    end = began + passed * ((config["steps"] - last["at_step"]) / made)
+    return minutes, f"{end.astimezone():%d %b %H:%M}"

@@ -1,0 +1,135 @@
+"""report.py: pages from runs, and what --check says of a page that differs from them."""
+
+import re
+import shutil
+
+import numpy
+import pytest
+
+import report
+from helpers import ROOT, run
+from lab.bench.statistics import Finished, arrival
+from lab.reports._pages import TEMPLATES
+from lab.reports._values import Columns, Runs, Values
+
+RESULTS = ROOT / "results"
+# Where a decimal number may stand in a template: expressions, code, links, names of papers.
+TAKEN = (r"\{\{.*?\}\}", r"\{%.*?%\}", r"```.*?```", r"`[^`]*`", r"^    .*?$", r"\]\([^)]*\)",
+         r"arXiv[: ]\d{4}\.\d{5}")  # fmt: skip
+
+
+def runs_of(*columns, steps=(0, 10, 100)):
+    """Runs with one column `a` each, and seeds from 0 on."""
+    return Runs(
+        Finished(
+            ROOT,
+            {"seed": seed, "lr": 0.1, "provenance": {"training_seconds": 120.0}, "results": {}},
+            {"step": numpy.array(steps), "a": numpy.array(column)},
+        )
+        for seed, column in enumerate(columns)
+    )
+
+
+def test_numbers_of_runs():
+    runs = runs_of([0.0, 0.5, 1.0], [0.0, 0.2, 0.4])
+    assert runs.first("a", 0.45).numbers == (10, None)
+    assert runs.first_of("a", 0.5).numbers == (10, None)  # at the level itself
+    assert runs.first("a", 0.5).numbers == (100, None)
+    assert runs.start("a").numbers == (0.0, 0.0)
+    assert runs.end("a").numbers == (1.0, 0.4)
+    assert runs.at("a", 5).numbers == (0.5, 0.2)
+    assert runs.at("a", runs.first("a", 0.45)).numbers == (0.5, None)
+    assert runs.most("a", until=10).numbers == (0.5, 0.2)
+    assert runs.fewest("a", after=10).numbers == (0.5, 0.2)
+    assert runs.step_of_most("a").numbers == (100, 100)
+    assert runs.minutes().numbers == (2.0, 2.0)
+    assert (runs.option("lr"), runs.seeds(), runs.one(1).seeds()) == (0.1, "seeds 0, 1", "seed 1")
+
+
+def test_numbers_as_text():
+    values = Values((2236, 2312, None), (5000, 5000, 5000))
+    assert values.each() == "2,236, 2,312, never"
+    assert values.span() == "2,236–2,312 in 2 of 3"
+    assert values.median() == "2,312"
+    assert Values((-0.06, -0.05)).span(".2f") == "−0.06 to −0.05"
+    assert Values((1e-8,)).span(".0e") == "1e-08"
+    assert Values((0.171, 0.1712)).span(".2f") == "0.17"
+    assert Values((None,)).span() == "never"
+    assert Values(()).span() == Values(()).interval() == Values(()).median() == "not run yet"
+    assert Values((1.0, 2.0, 3.0)).interval(".2f") == "2.00 [−0.48, 4.48]"
+    assert (Values((6.0, 8.0)) / Values((2.0, 4.0))).numbers == (3.0, 2.0)
+    assert Columns(Values((1,)), Values((2,))).span() == "1 | 2"
+    two = Columns(runs_of([0.0, 0.5, 1.0]), runs_of([0.0, 0.2, 0.4]))
+    assert two.at("a", two.first("a", 0.3)).span(".1f") == "0.5 | 0.4"
+
+
+def test_runs_that_never_arrive_are_censored():
+    # Kaplan and Meier: 0.8, 0.6, 0.4 after 100, 200 and 300, and no event later.
+    assert arrival([100, 200, 300, None, None], [500] * 5).startswith("300 [100, –] (3 of 5)")
+    # One that was stopped before the others arrived counts until then only: 1, 0.75, 0.5.
+    assert arrival([None, 200, 300, 400], [50, 500, 500, 500]).startswith("300 [")
+    assert arrival([None, None], [500, 500]) == "– (0 of 2)"
+    assert "never" not in Values((100, 200, None), (500,) * 3).interval()
+
+
+@pytest.fixture
+def results(tmp_path):
+    """The committed runs of one script, and every page that the templates give of them."""
+    shutil.copytree(RESULTS / "xor_grokking", tmp_path / "results/xor_grokking")
+    assert report.main(["--out_dir", "results"]) == 0
+    return tmp_path / "results"
+
+
+def test_pages_without_runs_say_so(results):
+    said = {path.parent.name: path.read_text() for path in results.glob("*/README.md")}
+    assert said.keys() == {p.stem for p in TEMPLATES.glob("*.md")} - {"index", "readme"}
+    assert all("not run yet" in text for name, text in said.items() if name != "xor_grokking")
+    assert "not run yet" not in said["xor_grokking"]
+
+
+def test_a_changed_number_in_a_run_or_a_page_is_found(results, capsys):
+    assert report.main(["--out_dir", "results", "--check"]) == 0
+    table = results / "xor_grokking/default/metrics.csv"
+    original = table.read_text()
+    *rows, last = original.splitlines()
+    cells = last.split(",")
+    cells[rows[0].split(",").index("alignment")] = "0.5"
+    table.write_text("\n".join([*rows, ",".join(cells)]) + "\n")
+    capsys.readouterr()
+    assert report.main(["--out_dir", "results", "--check"]) == 1
+    complaint = capsys.readouterr().err
+    assert re.search(r"results/xor_grokking/README.md:\d+: is '.*'; the runs give", complaint)
+    assert re.search(r"results/README.md:\d+: is", complaint)  # whose verdicts come from the pages
+    table.write_text(original)
+    page = results / "xor_grokking/README.md"
+    page.write_text(page.read_text().replace("0.171", "0.181", 1))
+    assert report.main(["--out_dir", "results", "--check"]) == 1
+    assert "0.181" in capsys.readouterr().err
+    page.unlink()
+    assert report.main(["--out_dir", "results", "--check"]) == 1
+    assert "xor_grokking/README.md: is not there" in capsys.readouterr().err
+
+
+def test_the_committed_pages_say_what_the_committed_runs_give():
+    ended = run("report.py", "--check", folder=ROOT)
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_bad_calls_are_one_line(capsys):
+    for words, says in (
+        (["--out_dir", "nowhere"], "--out_dir takes a folder of runs"),
+        (["table_1", "--check"], "--check takes no report"),
+    ):
+        assert report.main(words) == 2
+        complaint = capsys.readouterr().err
+        assert says in complaint
+        assert len(complaint.splitlines()) == 1
+
+
+@pytest.mark.parametrize("path", sorted(TEMPLATES.glob("*.md")), ids=lambda path: path.stem)
+def test_numbers_in_prose_come_from_runs(path):
+    """A decimal number stands in an expression, in code, or in a paper's identifier."""
+    text = path.read_text()
+    for taken in TAKEN:
+        text = re.sub(taken, "", text, flags=re.M if taken[0] == "^" else re.S)
+    assert re.findall(r"\S*\d[.,]\d\S*", text) == []
