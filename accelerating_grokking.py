@@ -16,7 +16,7 @@ the mean-squared error; Grokfast and noise on the inputs do not.
 
 Weights begin at --init_scale times torch's default for a Linear layer, uniform in ±1/√fan_in,
 without biases; precision and order of the points are the official code's. A step "to 0.85" is the
-first measured one above it, every --check_every epochs. Verdict: results/accelerating_grokking/README.md.
+first measured one above it. Verdict: results/accelerating_grokking/README.md.
 """
 
 from dataclasses import dataclass
