@@ -9,8 +9,10 @@ import pytest
 import report
 from helpers import ROOT, run
 from lab.bench.statistics import Finished, arrival
+from lab.reports._columns import Columns
 from lab.reports._pages import TEMPLATES
-from lab.reports._values import Columns, Runs, Values
+from lab.reports._rows import Rows
+from lab.reports._values import Runs, Values
 
 RESULTS = ROOT / "results"
 # Where a decimal number may stand in a template: expressions, code, links, names of papers.
@@ -61,6 +63,29 @@ def test_numbers_as_text():
     assert Columns(Values((1,)), Values((2,))).span() == "1 | 2"
     two = Columns(runs_of([0.0, 0.5, 1.0]), runs_of([0.0, 0.2, 0.4]))
     assert two.at("a", two.first("a", 0.3)).span(".1f") == "0.5 | 0.4"
+
+
+def test_levels_and_gaps_and_cells_of_tables():
+    runs = runs_of([0.0, 0.5, 1.0], [2.0, numpy.nan, 3.0])
+    half = runs.start("a") + (runs.end("a") - runs.start("a")) * 0.5
+    assert runs.first_of("a", half).numbers == (10, 100)
+    assert runs.most("a").numbers == (1.0, 3.0)
+    assert runs.step_of_most("a", after=1).numbers == (100, 100)
+    assert runs.step_of_fewest("a", after=1).numbers == (10, 100)
+    runs = runs_of([1.0, 20.0, 120.0], steps=(2, 10, 100))
+    assert runs.relative_difference("a", "step", 0.5).numbers == (0.5,)
+    assert runs.relative_difference("a", "step", 1).numbers == (1.0,)
+    # Wilson's interval of 5 among 256, by hand.
+    z, n, p = 1.959964, 256, 5 / 256
+    half = z * (p * (1 - p) / n + z**2 / 4 / n**2) ** 0.5 / (1 + z**2 / n)
+    low, high = ((p + z**2 / 2 / n) / (1 + z**2 / n) + way * half for way in (-1, 1))
+    assert Values((p,)).shares(256) == f"2.0 % [{100 * low:.1f}, {100 * high:.1f}]"
+    rows = Rows(
+        [{"run": ROOT.name, "when": "end", "b": "3"}, {"run": "x", "when": "end", "b": "4"}]
+    )
+    assert runs.picked(rows, "b", when="end").span() == "3"
+    assert runs.picked(rows, "b", when="start").span() == "not run yet"
+    assert (rows.text("b", run="x"), rows.text("b", run="y")) == ("4", "not run yet")
 
 
 def test_runs_that_never_arrive_are_censored():

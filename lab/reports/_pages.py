@@ -9,6 +9,8 @@ A template `templates/<script>.md` becomes `<out_dir>/<script>/README.md`, `inde
     {% set both = columns(runs(), runs(jr=1.0)) %}     | {{ both.end("loss").span() }} | as columns
     {{ 40000 | n }}                                    40,000
     {{ table("table_1", "speed_ups", dtype="float32") }}   rows of a report
+    {{ cells("figure_10", "readings").text("on both", factor="4") }}   a cell of them
+    {{ runs().picked(rows("figure_11.csv"), "radius", moment="last") }}   of what it wrote
     {{ drawn("figure_7", "figure_7.png") }}            a report's picture, drawn with the page
     {{ picture("default/figure.png", "Figure 4") }}    a picture that is there
     {{ commands(runs(), runs(jr=1.0)) }}               what makes the runs
@@ -25,6 +27,7 @@ import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import jinja2
 
@@ -33,7 +36,9 @@ from lab.bench.provenance import typed_line
 from lab.bench.statistics import Finished, all_finished, finished_runs, markdown
 from lab.bench.sweeps import Job
 from lab.reports import Request
-from lab.reports._values import NOT_RUN, Columns, Runs
+from lab.reports._columns import Columns
+from lab.reports._rows import NOT_RUN, Rows
+from lab.reports._values import Runs
 
 TEMPLATES = Path(__file__).with_name("templates")
 SPECIAL = ("index", "readme")  # made last: they quote the others' claims
@@ -106,18 +111,24 @@ class _Page:
         of_script = self._pages.finished(script or self._name)
         return Runs(run for run in of_script if run.folder.name == name)
 
-    def table(self, report: str, name: str, *words: str, **options: Any) -> str:
+    def cells(self, report: str, name: str, *words: str, **options: Any) -> Rows:
+        """A table of a report, none if there are no runs."""
         module = importlib.import_module(f"lab.reports.{report}")
-        try:
-            return markdown(module.tables(self._request(words, options))[name])
-        except UserError:
-            return NOT_RUN
+        with contextlib.suppress(UserError):
+            return Rows(module.tables(self._request(words, options))[name])
+        return Rows()
 
-    def rows(self, path: str) -> list[dict[str, str]]:
-        """Of a table that a report wrote beside its picture; none if it is not there."""
-        with contextlib.suppress(FileNotFoundError), (self._folder / path).open() as file:
-            return list(csv.DictReader(file))
-        return []
+    def table(self, report: str, name: str, *words: str, **options: Any) -> str:
+        found = self.cells(report, name, *words, **options)
+        return markdown(found) if found else NOT_RUN
+
+    def rows(self, *paths: str) -> Rows:
+        """Of tables that a report wrote beside its pictures; none of one that is not there."""
+        found = Rows()
+        for path in paths:
+            with contextlib.suppress(FileNotFoundError), (self._folder / path).open() as file:
+                found += csv.DictReader(file)
+        return found
 
     def drawn(self, report: str, path: str, caption: str, *words: str, **options: Any) -> str:
         if self._pages.draw:
@@ -165,6 +176,19 @@ class _Page:
     def verdict(self, script: str, number: int = 0) -> str:
         """What one claim of a page came to."""
         return self._pages.claims[script][number][1]
+
+    def shown(self, figure: str, script: str, path: str, command: str, number: int = 0) -> str:
+        """A row of the gallery: a small picture that links to its page, a verdict, a command."""
+        there = (self._pages.out_dir / script / path).exists()
+        small = f'<img src="results/{script}/{quote(path)}" width="240">' if there else NOT_RUN
+        page = f"results/{script}/README.md"
+        text, said = self._pages.claims[script][number]
+        return f"| [{figure}]({page}) | {small} | *{text}*: {said} | `{command}` |"
+
+    def minutes(self, script: str, **options: Any) -> str:
+        """Of updates, as the run of the first seed recorded it; on a CPU the main thread's own."""
+        took = self.runs(script, **options).minutes().numbers[:1]
+        return f"{took[0]:.{took[0] < 3:d}f}" if took else "–"
 
     @property
     def _folder(self) -> Path:

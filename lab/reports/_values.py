@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy
+from scipy import stats
 
 from lab.bench.files import first_step
 from lab.bench.statistics import Finished, arrival, interval
+from lab.reports._rows import NOT_RUN, Rows
 
-NOT_RUN = "not run yet"
 Number = float | None
 
 
@@ -37,6 +38,8 @@ class Values:
 
     def each(self, form: str = ",.0f", never: str = "never") -> str:
         """`2,236, 2,312, never`."""
+        if self.numbers and not self.came:
+            return never
         return ", ".join(_text(x, form, never) for x in self.numbers) or NOT_RUN
 
     def span(self, form: str = ",.0f", never: str = "never") -> str:
@@ -57,6 +60,10 @@ class Values:
         if len(self.came) < self.n:
             return arrival(self.numbers, self.ends, form)
         return _signed(interval(self.came, form))
+
+    def most_of(self, form: str = ",.0f") -> str:
+        """The largest of the runs' numbers."""
+        return _text(max(self.came), form, "") if self.came else NOT_RUN
 
     def median(self, form: str = ",.0f") -> str:
         """The median of the runs, those that never arrived counted as late."""
@@ -87,8 +94,17 @@ class Values:
             tuple(x for values in all_of_them for x in values.ends),
         )
 
+    def shares(self, of: int, form: str = ".1f") -> str:
+        """`2.0 % [0.8, 4.5]`: shares of so many points, and each one's 95 % interval (Wilson)."""
+        found = []
+        for share in self.came:
+            tested = stats.binomtest(round(share * of), of)
+            low, high = tested.proportion_ci(method="wilson")
+            found.append(f"{100 * share:{form}} % [{100 * low:{form}}, {100 * high:{form}}]")
+        return ", ".join(found) or NOT_RUN
+
     def _with(self, other: Values | float, operation: Callable[[float, float], float]) -> Values:
-        right = other.numbers if isinstance(other, Values) else (float(other),) * self.n
+        right = _each(other, self.n)
         pairs = zip(self.numbers, right, strict=False)  # the seeds that both have come first
         return Values(tuple(None if None in pair else operation(*pair) for pair in pairs))
 
@@ -108,14 +124,16 @@ class Runs:
         """Only the run of this seed."""
         return Runs(run for run in self.runs if run.config["seed"] == seed)
 
-    def first(self, column: str, above: float) -> Values:
-        """The first measured step with the column above a level."""
-        steps = [first_step(run.metrics, column, above) for run in self.runs]
+    def first(self, column: str, above: Values | float) -> Values:
+        """The first measured step with the column above a level, or above each run's own."""
+        pairs = zip(self.runs, _each(above, self.n), strict=True)
+        steps = [first_step(run.metrics, column, level) for run, level in pairs]
         return Values(tuple(steps), tuple(run.metrics["step"][-1] for run in self.runs))
 
-    def first_of(self, column: str, least: float) -> Values:
+    def first_of(self, column: str, least: Values | float) -> Values:
         """The first measured step with the column at a level or above."""
-        return self.first(column, numpy.nextafter(least, -numpy.inf))
+        levels = [numpy.nextafter(level, -numpy.inf) for level in _each(least, self.n)]
+        return self.first(column, Values(tuple(levels)))
 
     def start(self, column: str) -> Values:
         """The first measurement."""
@@ -127,9 +145,8 @@ class Runs:
 
     def at(self, column: str, step: Values | float) -> Values:
         """At a step, or the next one that was measured; None where it is not there."""
-        steps = step.numbers if isinstance(step, Values) else (step,) * self.n
         found = []
-        for run, wanted in zip(self.runs, steps, strict=True):
+        for run, wanted in zip(self.runs, _each(step, self.n), strict=True):
             there = None if wanted is None else run.metrics["step"] >= wanted
             found.append(
                 None
@@ -140,17 +157,33 @@ class Runs:
 
     def most(self, column: str, after: float = 0, until: float = numpy.inf) -> Values:
         """The largest measurement between two steps."""
-        return self._of(lambda m: m[column][_within(m, after, until)].max())
+        return self._of(lambda m: numpy.nanmax(m[column][_within(m, after, until)]))
 
     def fewest(self, column: str, after: float = 0, until: float = numpy.inf) -> Values:
         """The smallest measurement between two steps."""
-        return self._of(lambda m: m[column][_within(m, after, until)].min())
+        return self._of(lambda m: numpy.nanmin(m[column][_within(m, after, until)]))
 
     def step_of_most(self, column: str, after: float = 0) -> Values:
         """The step of the largest measurement after a step."""
         return self._of(
-            lambda m: m["step"][_within(m, after)][m[column][_within(m, after)].argmax()]
+            lambda m: m["step"][_within(m, after)][numpy.nanargmax(m[column][_within(m, after)])]
         )
+
+    def step_of_fewest(self, column: str, after: float = 0) -> Values:
+        """The step of the smallest measurement after a step."""
+        return self._of(
+            lambda m: m["step"][_within(m, after)][numpy.nanargmin(m[column][_within(m, after)])]
+        )
+
+    def relative_difference(self, column: str, other: str, share: float) -> Values:
+        """Of two columns, by the other; `share` of the measurements have less, 1 for the most."""
+        return self._of(lambda m: numpy.quantile(abs(m[column] / m[other] - 1), share))
+
+    def picked(self, rows: Rows, column: str, **cells: str) -> Values:
+        """A column of a table, in the rows of these runs in which other cells are as given."""
+        names = [run.folder.name for run in self.runs]
+        found = [row for name in names for row in rows.having(run=name, **cells)]
+        return Values(tuple(float(row[column]) for row in found))
 
     def last_step(self) -> Values:
         """The updates made."""
@@ -177,35 +210,8 @@ class Runs:
         return Values(tuple(float(measure(run.metrics)) for run in self.runs))
 
 
-class Columns:
-    """Groups of runs, or values, side by side: what is asked of it is asked of each of them.
-
-    What comes back as text is joined for a line of a table, `a | b | c`.
-    """
-
-    def __init__(self, *parts: Any) -> None:
-        self._parts = parts
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        def ask(*given: Any, **named: Any) -> Any:
-            found = [
-                getattr(part, name)(*(_dealt(each, i) for each in given), **named)
-                for i, part in enumerate(self._parts)
-            ]
-            whole = all(isinstance(each, Runs | Values) for each in found)
-            return Columns(*found) if whole else " | ".join(map(str, found))
-
-        return ask
-
-    def __truediv__(self, other: Any) -> Columns:
-        return Columns(*(part / _dealt(other, i) for i, part in enumerate(self._parts)))
-
-    def __sub__(self, other: Any) -> Columns:
-        return Columns(*(part - _dealt(other, i) for i, part in enumerate(self._parts)))
-
-
-def _dealt(given: Any, i: int) -> Any:
-    return given._parts[i] if isinstance(given, Columns) else given
+def _each(given: Values | float, n: int) -> tuple[Number, ...]:
+    return given.numbers if isinstance(given, Values) else (given,) * n
 
 
 def _within(metrics: dict[str, numpy.ndarray], after: float, until: float = numpy.inf) -> Any:
