@@ -125,20 +125,21 @@ def train(run: Run, o: Options, task: ModularTask) -> None:
 
 def figure(run: Run, o: Options) -> Figure:
     """The panels, with the control's curves if it is there, and the spectrum of the first layer."""
-    drawing, axes = plots.panels(4, run.begun_by, rows=2)
+    drawing, axes = plots.grid(len(PANELS) + 1, run.begun_by)
     curves = {"-": run.metrics()}
     same = dataclasses.replace(o, random_labels=True, stop_at=None, name=None)
     control = run.folder.with_name(same.run_name())
     if not o.random_labels and (control / "metrics.csv").exists():
         curves["--"] = read_metrics(control)
-        drawing.suptitle("dashed: random labels", fontsize=11)
-    *panels, last = axes.flat
+        drawing.suptitle("solid: true labels; dashed: random labels", fontsize=11)
+    *panels, last = axes
     for panel, (label, names) in zip(panels, PANELS.items(), strict=True):
         for style, m in curves.items():
             for colour, name in zip(plots.COLOURS, names, strict=False):
-                shown = name.replace("_", " ") if style == "-" else None
+                shown = plots.in_words(name) if style == "-" else None
                 panel.plot(m["step"], m[name], color=colour, ls=style, label=shown)
         panel.margins(y=0.25 if "rank" in label else 0.05)  # room for the legend
+        plots.mark(panel, run.results(), named=panel is panels[0])
         panel.legend()
         panel.set_ylabel(label)
     kept = sorted((m["step"], m["kept"]) for m in run.saved_state("snapshots").values())
@@ -147,9 +148,9 @@ def figure(run: Run, o: Options) -> Figure:
     for line in last.lines:
         line.set_linewidth(0.6)
     last.set_ylabel("singular values of the first layer")
-    for panel in axes.flat:
-        for event in filter(None, run.results().values()):
-            panel.axvline(event, color="#999999", lw=1, zorder=0)
+    last.set_title("light: smallest", fontsize=10)
+    plots.mark(last, run.results(), named=False)
+    for panel in axes:
         plots.step_axis(panel, curves["-"]["step"][-1])
     return drawing
 

@@ -8,8 +8,7 @@ network generalises, and again when it becomes robust to noise; GrokAlign brings
     python xor_grokking.py --jr 1.0     # bottom row: with GrokAlign, 3.3 min
     python sweep.py xor_grokking.py --jr 0 1.0 --seed 0:3    # three seeds of each
 
-Trained exactly, number for number, in the 2,450 dimensions that the data and the initial weights
-span (lab/fast/span.py); --full_dimension trains in all 40,000.
+Trained exactly in the 2,450 dimensions that data and weights span; --full_dimension takes all.
 Verdict: results/xor_grokking/README.md.
 """
 
@@ -49,6 +48,7 @@ class Options(Shared):
 
 NOISE = (0.2, 0.4, 0.6, 0.8, 1.0)  # standard deviations of the perturbations
 SIGNAL = 2  # coordinates that carry the label
+NORMS = 0.0, 0.7  # ends of the colours, so that both rows can be compared
 PANELS = {
     "accuracy": ("test_accuracy", "train_accuracy"),
     "accuracy under noise": ("accuracy_at_0.2", "accuracy_at_0.6", "accuracy_at_1.0"),
@@ -143,8 +143,8 @@ def figure(run: Run) -> Figure:
     """The paper's two panels: alignment of a point, and accuracy with and without noise."""
     m = run.metrics()
     drawing, (left, right) = plots.panels(2, run.begun_by)
-    colours = m["alignment_of_point"], m["centroid_norm_of_point"]
-    plots.coloured_line(left, m["step"], *colours, "norm of the centroid")
+    drawn = m["alignment_of_point"], m["centroid_norm_of_point"], "norm of the centroid", NORMS
+    plots.coloured_line(left, m["step"], *drawn)
     left.set_ylabel("centroid alignment of a training point")
     right.plot(m["step"], m["train_accuracy"], color="black", ls="--", label="train")
     right.plot(m["step"], m["test_accuracy"], color="black", label="test")

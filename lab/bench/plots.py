@@ -10,14 +10,19 @@ from typing import Any
 import matplotlib
 import numpy
 from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm, Normalize
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 # Okabe and Ito's palette, told apart with every kind of colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 LINES = ("-", "--", ":", "-.")
 SEQUENTIAL = "viridis"
-WIDEST = 5  # panels of a row; more go to two rows
+WIDEST = 3  # panels of a row, so that they can be read at a page's width; more go to further rows
+# What the words of a column's name stand for in a legend.
+WORDS = {
+    "gini": "Gini coefficient:", "jacobian": "Jacobian", "max": "(largest)", "min": "(smallest)",
+    "ntk": "kernel's", "pc1": "PC1", "rqi": "RQI,", "snr": "SNR", "jr": "λ_Jac",
+}  # fmt: skip
 STYLE = {
     "figure.dpi": 120,
     "savefig.dpi": 160,
@@ -40,58 +45,91 @@ def panels(columns: int, typed: str, rows: int = 1) -> tuple[Figure, Any]:
     """
     with matplotlib.rc_context(STYLE):
         # Figure, not pyplot: no display is needed and no state is left behind.
-        figure = Figure(figsize=(5.2 * columns, 3.9 * rows), layout="constrained")
+        figure = Figure(figsize=(4.6 * columns, 3.7 * rows), layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=rows == 1)
         figure.supxlabel(
-            textwrap.fill(typed, 70 * columns), fontsize=9, family="monospace", color="#444444"
+            textwrap.fill(typed, 62 * columns), fontsize=9, family="monospace", color="#444444"
         )
     return figure, axes
 
 
 def metric_panels(
-    runs: dict[str, dict[str, numpy.ndarray]],
+    runs: dict[str, dict[str, numpy.ndarray] | Sequence[dict[str, numpy.ndarray]]],
     contents: dict[str, tuple[str, ...]],
     typed: str,
     against: str = "step",
+    events: dict[str, float | None] | None = None,
 ) -> Figure:
-    """Columns of metrics.csv in a row of panels, for one run or several, one colour each.
+    """Columns of metrics.csv in rows of panels, for one run or several, one colour each.
 
     Args:
-        runs: name, for the legend -> columns; the name of a single run is not shown.
+        runs: name, for the legend -> columns, or those of each seed, a thinner line each; the name
+            of a single run is not shown.
         contents: label of a panel's vertical axis -> columns, one to four, in the line styles
             solid, dashed, dotted and dash-dotted; a run's line is left out where it lacks one.
         typed: the line beneath.
         against: column of the horizontal axis; any but the step is drawn as points.
+        events: what happened -> the step, None where it did not; named in the first panel.
     """
-    columns = len(contents) if len(contents) <= WIDEST else -(-len(contents) // 2)
-    figure, axes = panels(columns, typed, rows=-(-len(contents) // columns))
-    axes = numpy.ravel(axes)
-    for unused in axes[len(contents) :]:
-        unused.set_visible(False)
+    groups = {name: [m] if isinstance(m, dict) else m for name, m in runs.items()}
+    everything = [m for seeds in groups.values() for m in seeds]
+    figure, axes = grid(len(contents), typed)
     for axis, (label, wanted) in zip(axes, contents.items(), strict=False):
-        names = [name for name in wanted if any(name in m for m in runs.values())]
-        for colour, (run, m) in zip(itertools.cycle(COLOURS), runs.items(), strict=False):
+        names = [name for name in wanted if any(name in m for m in everything)]
+        for colour, (run, seeds) in zip(itertools.cycle(COLOURS), groups.items(), strict=False):
             shown = textwrap.fill(run.replace(",", ", "), 32) if len(runs) > 1 else None
-            for style, name in zip(LINES, names, strict=False):
+            for m, (style, name) in itertools.product(seeds, zip(LINES, names, strict=False)):
                 if name not in m:
                     continue
                 kind = {"ls": style} if against == "step" else {"ls": "", "marker": "o", "ms": 4}
+                kind["lw"] = 2.0 if len(seeds) == 1 else 1.2
                 there = numpy.isfinite(m[name])  # not every step may have been measured
                 axis.plot(m[against][there], m[name][there], color=colour, label=shown, **kind)
                 shown = None  # once a run
         if len(names) > 1:  # the styles, below the runs
             for style, name in zip(LINES, names, strict=False):
-                axis.plot([], [], color="#666666", ls=style, label=name.replace("_", " "))
-        if len(names) > 1 or (len(runs) > 1 and axis is axes[0]):
+                axis.plot([], [], color="#666666", ls=style, label=in_words(name))
+        mark(axis, events or {}, named=axis is axes[0])
+        if len(names) > 1 or (axis is axes[0] and (len(runs) > 1 or events)):
             axis.legend()
-        if _wide(numpy.concatenate([m[n] for m in runs.values() for n in names if n in m])):
+        if _wide(numpy.concatenate([m[n] for m in everything for n in names if n in m])):
             axis.set_yscale("log")
         axis.set_ylabel(label)
         if against == "step":
-            step_axis(axis, max(m["step"][-1] for m in runs.values()))
+            step_axis(axis, max(m["step"][-1] for m in everything))
         else:
-            axis.set_xlabel(against)
+            axis.set_xlabel(in_words(against))
     return figure
+
+
+def grid(number: int, typed: str) -> tuple[Figure, numpy.ndarray]:
+    """A figure of so many panels, `WIDEST` in a row at most, and its axes (number,)."""
+    columns = min(number, WIDEST) if number != WIDEST + 1 else 2
+    figure, axes = panels(columns, typed, rows=-(-number // columns))
+    axes = numpy.ravel(axes)
+    for unused in axes[number:]:
+        unused.set_visible(False)
+    return figure, axes[:number]
+
+
+def in_words(column: str) -> str:
+    """A column's name as a legend has it: `test accuracy`, `Gini coefficient: logit map`."""
+    return " ".join(WORDS.get(word, word) for word in column.removesuffix("_at").split("_"))
+
+
+def mark(axes: Axes, events: dict[str, float | None], named: bool = True) -> None:
+    """A vertical line, in a style of its own, at each event that came; its name in the legend."""
+    for style, (name, step) in zip((":", "-.", "--", "-"), events.items(), strict=False):
+        if step is not None:
+            label = f"{in_words(name)} at step {step:,.0f}" if named else None
+            axes.axvline(step, color="#888888", lw=1.2, ls=style, zorder=0, label=label)
+
+
+def level(axes: Axes, value: float | None, name: str) -> None:
+    """A horizontal line at a value that matters, if there is one, named in the legend."""
+    if value is not None:
+        axes.axhline(value, color="#888888", lw=1.2, ls="--", zorder=0, label=f"{name} {value:.3g}")
+        axes.legend()
 
 
 def _wide(values: numpy.ndarray) -> bool:
@@ -114,12 +152,22 @@ def curves(m: dict[str, numpy.ndarray], lines: Any, against: str = "step") -> No
 
 
 def coloured_line(
-    axes: Axes, x: Any, y: Any, colour: Any, colour_name: str, norm: Normalize | None = None
+    axes: Axes,
+    x: Any,
+    y: Any,
+    colour: Any,
+    colour_name: str,
+    limits: tuple[float | None, float | None] = (None, None),
 ) -> None:
-    """A line whose markers carry a third quantity in their colour, with its colour bar."""
+    """A line whose markers carry a third quantity in their colour, with its colour bar.
+
+    `limits` are the ends of the colours, the data's by default; beyond them the bar has a point.
+    """
     axes.plot(x, y, color="#999999", linewidth=1.2, zorder=1)
-    points = axes.scatter(x, y, c=colour, cmap=SEQUENTIAL, norm=norm, s=34, zorder=2)
-    axes.figure.colorbar(points, ax=axes, label=colour_name)
+    low, high = limits
+    points = axes.scatter(x, y, c=colour, cmap=SEQUENTIAL, vmin=low, vmax=high, s=34, zorder=2)
+    beyond = high is not None and numpy.max(colour) > high
+    axes.figure.colorbar(points, ax=axes, label=colour_name, extend="max" if beyond else "neither")
 
 
 def graded_lines(axes: Axes, x: Any, lines: dict[str, Any]) -> None:
