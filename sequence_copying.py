@@ -11,6 +11,9 @@ centroid alignment rises when the network generalises; GrokAlign brings that for
 
 Jacobians are by the token embeddings, blanks included. Cross-entropy leaves the sum of all logits
 free, and with it the centroid, but not the margin, what right logits have over the mean of all.
+An episode is one sequence: its mean reward is the accuracy if each right symbol is rewarded, and
+the sequence accuracy if only all of them are. Smoothness is how little the logits change when one
+symbol does, and how much of that falls on other answers than its own.
 Verdict: results/sequence_copying/README.md.
 """
 
@@ -29,6 +32,7 @@ from lab.bench.runs import Run
 from lab.bench.seeds import generator
 from lab.bench.shared import Shared
 from lab.data.tasks import sequences_to_copy
+from lab.measures.smoothness import changes_by_one_symbol
 from lab.networks.transformer import OneLayerTransformer
 from utils import CentroidMetrics, Centroids, JacobianRegulariser
 
@@ -62,6 +66,7 @@ PANELS = {
     "accuracy": ("test_accuracy", "train_accuracy", "test_sequence_accuracy"),
     "alignment (mean)": ("test_margin_alignment", "margin_alignment", "alignment"),
     "Frobenius norm": ("jacobian_norm", "parameter_norm"),
+    "when one symbol changes": ("logit_change", "change_elsewhere"),
 }
 
 
@@ -94,6 +99,10 @@ def train(run: Run, o: Options, data: tuple[torch.Tensor, torch.Tensor]) -> None
     regulariser = JacobianRegulariser(model, generator=run.generator("projections"))
     directions = min(PROJECTIONS, o.length * o.symbols)
 
+    def logits_of(sequences: torch.Tensor) -> torch.Tensor:  # (B, L) → (B, L, symbols)
+        with_blanks = torch.nn.functional.pad(sequences, (0, o.length), value=o.symbols)
+        return network(with_blanks, last=o.length)
+
     def of_margin(x: torch.Tensor, y: torch.Tensor) -> CentroidMetrics:
         return Centroids(lambda points: margins(model(points), y))(embed(x))
 
@@ -114,6 +123,7 @@ def train(run: Run, o: Options, data: tuple[torch.Tensor, torch.Tensor]) -> None
             "test_margin_alignment": others.alignments.mean(),
             "train_sequence_accuracy": right.all(1).double().mean(),
             "test_sequence_accuracy": right_test.all(1).double().mean(),
+            **changes_by_one_symbol(logits_of, x_test[: o.samples, : o.length], o.symbols),
         }
 
     for step in training(run, measure, network=network, optimiser=optimiser):
@@ -137,11 +147,9 @@ def main(argv=None) -> None:
     data = sequences_to_copy(number, o.symbols, o.length, o.seed, o.random_labels)
     run = Run("sequence_copying", o)
     train(run, o, data)
-    drawing = plots.metric_panels({"": run.metrics()}, PANELS, run.begun_by)
-    for axes in drawing.axes:
-        for event in filter(None, run.results().values()):
-            axes.axvline(event, color="#888888", lw=1.2, zorder=0)
-    run.save_figure(drawing)
+    run.save_figure(
+        plots.metric_panels({"": run.metrics()}, PANELS, run.begun_by, events=run.results())
+    )
     print(run.folder)
 
 

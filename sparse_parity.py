@@ -11,7 +11,9 @@ the network generalises; GrokAlign brings that forward.
 
 A scalar output's centroid points away from a point of label −1, so that alignment is that of the
 margin y f(x). Only k inputs matter to the rule, and no vector confined to k of n signs is closer to
-all of them than √(k/n), the dotted line.
+all of them than √(k/n), the dotted line. An episode is one point with a reward of 1 for the right
+sign, so that the mean reward is the accuracy. Smoothness is where the Walsh energy of f lies on the
+cube of all points, from lab/measures/smoothness.py: linear, on the parity, or on larger sets.
 
 Verdict: results/sparse_parity/README.md.
 """
@@ -30,6 +32,7 @@ from lab.bench.runs import Run
 from lab.bench.seeds import generator
 from lab.bench.shared import Shared
 from lab.data.tasks import parity
+from lab.measures.smoothness import Cube
 from utils import CentroidMetrics, Centroids, JacobianRegulariser
 
 
@@ -57,6 +60,8 @@ PANELS = {
     "accuracy; share of the gradient": ("test_accuracy", "train_accuracy", "relevant_share"),
     "alignment of the margin (mean)": ("test_margin_alignment", "margin_alignment"),
     "Frobenius norm": ("jacobian_norm", "parameter_norm"),
+    "share of the energy": ("parity_share", "energy_degree_1", "energy_degree_2", "energy_higher"),
+    "mean degree": ("mean_degree",),
 }
 
 
@@ -94,6 +99,7 @@ def train(run: Run, o: Options, data: tuple[torch.Tensor, torch.Tensor]) -> None
     optimiser = torch.optim.SGD(parameters, o.lr, weight_decay=o.weight_decay, fused=True)
     batch = run.batches(o.samples, o.batch)
     regulariser = JacobianRegulariser(network)  # exact, since the output is a scalar
+    cube = Cube(o.n, generator(o.seed, "cube"), x)
 
     def of_margin(x: torch.Tensor, y: torch.Tensor) -> CentroidMetrics:
         return Centroids(lambda points: y * network(points))(x)
@@ -112,6 +118,7 @@ def train(run: Run, o: Options, data: tuple[torch.Tensor, torch.Tensor]) -> None
             "margin_alignment": trained.alignments.mean(),
             "test_margin_alignment": others.alignments.mean(),
             "relevant_share": (energies[:, : o.k].sum(1) / energies.sum(1)).mean(),
+            **cube.shares(network, o.k),
         }
 
     for step in training(run, measure, network=network, optimiser=optimiser):
@@ -134,11 +141,8 @@ def main(argv=None) -> None:
     data = parity(o.samples + o.test_samples, o.n, o.k, o.seed, o.random_labels)
     run = Run("sparse_parity", o)
     train(run, o, data)
-    drawing = plots.metric_panels({"": run.metrics()}, PANELS, run.begun_by)
-    drawing.axes[1].axhline((o.k / o.n) ** 0.5, color="#888888", ls=":", lw=1.5)
-    for axes in drawing.axes:
-        for event in filter(None, run.results().values()):
-            axes.axvline(event, color="#888888", lw=1.2, zorder=0)
+    drawing = plots.metric_panels({"": run.metrics()}, PANELS, run.begun_by, events=run.results())
+    plots.level(drawing.axes[1], (o.k / o.n) ** 0.5, "ceiling, √(k / n) =")
     run.save_figure(drawing)
     print(run.folder)
 

@@ -5,12 +5,15 @@ generalisation comes when energy moves to the smooth modes of an implicit graph.
 a network that learns a + b modulo p are a function on all pairs, the torus C_p □ C_p, whose modes
 are those of the two-dimensional Fourier transform. Two controls decide: relabelling the residues,
 a → ca, changes nothing but their names; and a penalty on the Laplacian energy, over all pairs but
-without their labels, is tried on a permuted torus and on the complete graph as well.
+without their labels, is tried on a permuted torus and on the complete graph as well. Two rival
+accounts beside it: weight decay alone (decoupled, L2, none), and circuits that become efficient,
+which shows in the share of weights that can be zeroed, smallest first.
 
     python spectral_shift.py                     # the spectrum while the MLP groks, 17 s
     python spectral_shift.py --random_labels     # control: a task that can be memorised only
     python spectral_shift.py --config configs/spectral_shift_transformer.yaml    # 2.2 min
     python sweep.py configs/spectral_ablation.yaml    # 15 min; then report.py penalty_ablation
+    python sweep.py configs/weight_decay_baseline.yaml    # decoupled, L2, none, 15 min
 
 Verdict: results/spectral_shift/README.md.
 """
@@ -29,9 +32,9 @@ from lab.bench.seeds import generator
 from lab.bench.shared import Shared
 from lab.bench.snapshots import Snapshots
 from lab.data.modular import ModularTask, modular_addition
-from lab.drawings.spectrum import spectrum_figure
+from lab.drawings.spectrum import spectrum_figure, write_tables
 from lab.fast.modular_tables import ModularTransformer
-from lab.measures import spectra
+from lab.measures import costs, spectra
 from lab.measures.events import grokking_events
 from lab.networks.modular_mlp import ModularMLP
 
@@ -48,32 +51,34 @@ class Options(Shared):
     alpha: float = option(0.0, "the MLP's first layer is multiplied by width^(−alpha)")
     d_model: int = option(128, "width of the transformer's residual stream", least=1)
     heads: int = option(4, "attention heads of the transformer, dividing d_model", least=1)
-    lr: float = option(3e-3, "learning rate of full-batch AdamW", above=0)
-    beta2: float = option(0.98, "AdamW's decay of the mean squared gradient", least=0, most=1)
-    weight_decay: float = option(1.0, "AdamW's decoupled weight decay", least=0)
+    lr: float = option(3e-3, "learning rate, all pairs in one batch", above=0)
+    beta2: float = option(0.98, "decay of the mean squared gradient", least=0, most=0.9999)
+    decay: str = option(
+        "decoupled", "AdamW's, or L2: added to the gradient of Adam", choices=("decoupled", "l2")
+    )
+    weight_decay: float = option(1.0, "strength of that decay; 0 for none", least=0)
     laplacian_penalty: float = option(0.0, "weight of the logits' Laplacian energy", least=0)
     penalty_form: str = option(
-        "mean",
-        "of the energy, or its quotient by the logits' squares'",
-        choices=("mean", "quotient"),
+        "mean", "the energy's mean, or that over the mean square", choices=("mean", "quotient")
     )
     permuted_torus: bool = option(False, "penalise on a torus of randomly permuted pairs: control")
     complete_graph: bool = option(False, "penalise on the graph of all edges: control")
-    band: str = option(
-        "fraction", "how low modes are chosen", choices=("fraction", "count", "cutoff")
-    )
-    band_value: float = option(
-        0.1, "the share of modes, their number, or a largest eigenvalue", above=0
-    )
+    band: str = option("fraction", "low modes given by", choices=("fraction", "count", "cutoff"))
+    band_value: float = option(0.1, "their share, their number, or largest eigenvalue", above=0)
     include_zero: bool = option(False, "count the constant mode as low; matters with --uncentred")
     uncentred: bool = option(False, "leave the means over classes and over pairs in the logits")
     snapshot_stride: int = option(4, "measurements from one kept spectrum to the next", least=1)
+    projection_samples: int = option(
+        64, "most classes in a table of each one's low modes; 0: none", least=0, names_run=False
+    )
     steps: int = option(5000, "full-batch updates", least=0)
     num_logs: int = option(256, "measurements, log-spaced, at most one a step", least=2)
 
 
 PANELS = {
-    "accuracy": ("test_accuracy", "train_accuracy"),
+    "accuracy": ("test_accuracy", "train_accuracy", "pruned_test_accuracy"),
+    "parameter norm": ("parameter_norm",),
+    "share of weights that can be zeroed": ("sparsity",),
     "share of low Laplacian modes": ("low_fraction",),
     "Laplacian energy": ("laplacian_energy",),
     "diagonal fraction": ("diagonal_fraction",),
@@ -82,44 +87,38 @@ PANELS = {
 
 def train(run: Run, o: Options, task: ModularTask, low: torch.Tensor) -> None:
     place = {"device": run.device, "dtype": o.torch_dtype()}
-    labels, train_set, test_set = (t.to(run.device) for t in (task.labels, task.train, task.test))
-    x, y = task.pairs.to(run.device)[train_set], labels[train_set]
+    p, pairs, labels, train_set, test_set = task.to(run.device)
+    x, y = pairs[train_set], labels[train_set]
     sizes = (o.width, o.alpha) if o.model == "mlp" else (o.d_model, o.heads, o.width)
     kind = ModularMLP if o.model == "mlp" else ModularTransformer
-    network = kind(o.p, *sizes, generator(o.seed, "network")).to(**place)
-    optimiser = torch.optim.AdamW(
+    network = kind(p, *sizes, generator(o.seed, "network")).to(**place)
+    adam = torch.optim.AdamW if o.decay == "decoupled" else torch.optim.Adam
+    optimiser = adam(
         network.parameters(), o.lr, betas=(0.9, o.beta2), weight_decay=o.weight_decay, fused=True
     )
-    places = torch.randperm(o.p**2, generator=generator(o.seed, "torus")).to(run.device)
+    places = torch.randperm(p**2, generator=generator(o.seed, "torus")).to(run.device)
     graph = "complete" if o.complete_graph else places if o.permuted_torus else "torus"
-    units = torch.arange(1, max(o.p // 2, 1) + 1)  # c and −c relabel alike, the logits being real
-    bands = spectra.relabelled(low, units).flatten(1).to(**place)  # (units, p²), c = 1 first
-    drawn = torch.randint(min(1, len(units) - 1), len(units), (), generator=generator(o.seed, "c"))
-    eigenvalues, snapshots = spectra.eigenvalues(o.p).to(**place), Snapshots()
+    bands = spectra.every_relabelling(low).flatten(1).to(**place)  # (relabellings, p²)
+    drawn = torch.randint(min(1, len(bands) - 1), len(bands), (), generator=generator(o.seed, "c"))
+    snapshots = Snapshots()
 
     def measure(step: int) -> dict[str, torch.Tensor]:
         logits = network.grid()
         each = logits.flatten(0, 1)
         right = (each.argmax(1) == labels).to(logits.dtype)
-        energies = spectra.spectrum(logits if o.uncentred else spectra.centred(logits))
+        grid = logits if o.uncentred else spectra.centred(logits)
+        energies = spectra.spectrum(grid)
         if len(run.rows) % o.snapshot_stride == 0 or step == o.steps:
             snapshots.keep(str(step), step, energies.float())
-        share = spectra.shares(energies)
-        low_fractions = bands @ share.flatten()
+            snapshots.keep(f"per_dim_step{step}", step, spectra.low_fractions(grid, low))
         return {
             "loss": cross_entropy(each[train_set], y),
             "penalty": spectra.penalty(logits, graph, o.penalty_form),
             "train_accuracy": right[train_set].mean(),
             "test_accuracy": right[test_set].mean(),
-            "low_fraction": low_fractions[0],
-            "low_fraction_relabelled": low_fractions[drawn],
-            "low_fraction_least": low_fractions.min(),
-            "low_fraction_most": low_fractions.max(),
-            "laplacian_energy": (eigenvalues * share).sum(),
-            "spectral_entropy": spectra.spectral_entropy(share),
-            "inverse_participation": spectra.inverse_participation(share),
-            "top10_share": spectra.top_share(share, 10),
-            "diagonal_fraction": spectra.diagonal_fraction(share),
+            "parameter_norm": torch.stack([w.norm() for w in network.parameters()]).norm(),
+            **spectra.signatures(spectra.shares(energies), bands, drawn),
+            **costs.pruned_circuit(network, (x, y), (pairs[test_set], labels[test_set])),
         }
 
     state = {"network": network, "optimiser": optimiser, "snapshots": snapshots}
@@ -149,8 +148,8 @@ def check(o: Options) -> None:
         raise UserError("--penalty_form quotient is constant on the --complete_graph; take mean")
     if o.model == "transformer" and o.d_model % o.heads:
         raise UserError(f"--heads takes a divisor of --d_model {o.d_model}, got {o.heads}")
-    if o.beta2 == 1:
-        raise UserError("--beta2 takes a number below 1, got 1")
+    if o.decay == "l2" and o.weight_decay == 0:
+        raise UserError("--decay l2 takes a --weight_decay above 0, got 0")
 
 
 @script
@@ -163,6 +162,7 @@ def main(argv=None) -> None:
     train(run, o, task, low)
     parts = (run.metrics(), run.results(), run.saved_state("snapshots"))
     run.save_figure(spectrum_figure(*parts, run.begun_by))
+    write_tables(run.folder / "spectral", parts[2], o.p, o.projection_samples, o.seed)
     print(run.folder)
 
 

@@ -24,6 +24,7 @@ ADDED: dict[str, dict[str, Any]] = {
     "inhibiting_generalisation": {"clip": 0.0},
     "linear_regions": {"loss_fn": "CrossEntropy", "clip": 0.0},
     "modular_addition": {"loss_precision": "float64"},
+    "spectral_shift": {"decay": "decoupled"},
 }
 # script -> old name -> new name, of columns and of results.
 RENAMED: dict[str, dict[str, str]] = {

@@ -13,13 +13,14 @@ import sequence_copying
 from helpers import interrupt, run
 from lab.bench.seeds import generator
 from lab.data.tasks import distinct_points, sequences_to_copy
+from lab.measures.smoothness import changes_by_one_symbol
 from lab.networks.transformer import OneLayerTransformer
 from sequence_copying import Options, loss_fn, margins
 
 COLUMNS = [
     "step", "loss", "train_accuracy", "test_accuracy", "parameter_norm", "jacobian_norm",
     "alignment", "margin_alignment", "test_margin_alignment", "train_sequence_accuracy",
-    "test_sequence_accuracy",
+    "test_sequence_accuracy", "logit_change", "change_elsewhere",
 ]  # fmt: skip
 SMALL = ["--samples", "10", "--test_samples", "20", "--symbols", "5", "--length", "3",
          "--d_model", "8", "--heads", "2", "--d_mlp", "8"]  # fmt: skip
@@ -71,6 +72,13 @@ def test_a_measurement_is_that_of_the_transformer_on_the_tokens(tmp_path):
     for name, some in (("train", right[:10]), ("test", right[10:])):
         assert row[f"{name}_accuracy"] == pytest.approx(some.double().mean().item())
         assert row[f"{name}_sequence_accuracy"] == pytest.approx(some.all(1).double().mean().item())
+
+    def on_blanks(some):
+        with torch.no_grad():
+            return transformer(torch.cat([some, torch.full_like(some, 5)], dim=1), last=3)
+
+    for name, value in changes_by_one_symbol(on_blanks, x[10:20, :3], 5).items():
+        assert row[name] == pytest.approx(value.item())
     each = torch.nn.functional.cross_entropy(logits[:10].flatten(0, 1), y[:10].flatten())
     assert row["loss"] == pytest.approx(each.item(), rel=1e-12)
 

@@ -21,6 +21,8 @@ from utils import Centroids
 COLUMNS = [
     "step", "loss", "train_accuracy", "test_accuracy", "parameter_norm", "jacobian_norm",
     "alignment", "margin_alignment", "test_margin_alignment", "relevant_share",
+    "parity_share", "energy_degree_0", "energy_degree_1", "energy_degree_2", "energy_degree_3",
+    "energy_higher", "mean_degree",
 ]  # fmt: skip
 SMALL = ["--n", "12", "--width", "20", "--samples", "70", "--test_samples", "30"]
 
@@ -114,6 +116,7 @@ def test_parity_is_memorised_then_generalised_and_the_gradient_becomes_relevant(
     assert memorised["test_accuracy"] < 0.6 and memorised["relevant_share"] < 0.3
     last = table[-1]
     assert last["test_accuracy"] > 0.98 and last["relevant_share"] > 0.9
+    assert last["parity_share"] > 0.7 > 0.1 > memorised["parity_share"]
     assert last["test_margin_alignment"] > 0.1 > 0.03 > memorised["test_margin_alignment"]
     assert all(row["alignment"] == pytest.approx(row["margin_alignment"]) for row in table)
 

@@ -164,6 +164,21 @@ def test_relabelling_leaves_the_invariant_measures_and_moves_the_low_fraction():
             assert (in_other - (low * share).sum()).abs() > 0.2
 
 
+def test_low_fractions_of_single_components():
+    p, low = 7, spectra.low_band(7, "count", 4, False)  # (±1, 0) and (0, ±1)
+    turns = 2 * math.pi / p * torch.arange(p).double()[:, None].expand(p, p)
+    zero = torch.zeros(p, p)
+    parts = [turns.cos(), (2 * turns.T).sin(), 2 * turns.sin() + turns.T.cos() * turns.cos(), zero]
+    # The product has its energy at (±1, ±1): ¼ against the 2 of the sine.
+    expected = torch.tensor([1, 0, 2 / 2.25, 0], dtype=torch.float64)
+    torch.testing.assert_close(spectra.low_fractions(torch.stack(parts, 2), low), expected)
+    grid = random_grid()
+    share = spectra.shares(spectra.spectrum(grid))
+    weights = grid.square().sum((0, 1)) / grid.square().sum()
+    whole = (spectra.low_fractions(grid, low) * weights).sum()
+    torch.testing.assert_close(whole, (low * share).sum())
+
+
 def low_wave(p):
     """A function of the lowest frequency in a, as three components."""
     wave = torch.cos(2 * math.pi * torch.arange(p).double() / p)
@@ -266,6 +281,10 @@ def test_command(tmp_path):
         "inverse_participation",
         "top10_share",
         "diagonal_fraction",
+        "parameter_norm",
+        "sparsity",
+        "pruned_flops",
+        "pruned_test_accuracy",
     } <= metrics.keys()
     assert (metrics["low_fraction_least"] <= metrics["low_fraction_relabelled"]).all()
     assert (metrics["low_fraction_relabelled"] <= metrics["low_fraction_most"]).all()
@@ -275,8 +294,51 @@ def test_command(tmp_path):
         "grokked_at": None,
         "last_test_accuracy": metrics["test_accuracy"][-1],
     }
-    snapshots = torch.load(folder / "checkpoint.pt")["state"]["snapshots"]
-    assert sorted(map(int, snapshots)) == sorted({*map(int, metrics["step"][::4]), 30})
+    state = torch.load(folder / "checkpoint.pt")["state"]
+    kept = sorted({*map(int, metrics["step"][::4]), 30})
+    tables = {f"per_dim_step{step}" for step in kept}
+    assert state["snapshots"].keys() == {*map(str, kept), *tables}
+    assert {path.stem for path in (folder / "spectral").iterdir()} == tables
+    squares = sum(w.square().sum() for w in state["network"].values())
+    assert metrics["parameter_norm"][-1] == pytest.approx(float(squares.sqrt()), rel=1e-6)
+
+
+def table(path):
+    head, *rows = path.read_text().splitlines()
+    assert head == "dimension,low_fraction"
+    return {int(c): float(value) for c, value in (row.split(",") for row in rows)}
+
+
+def test_tables_hold_so_many_classes_as_asked_for_and_the_same_at_every_moment(capsys):
+    sizes = {}
+    for samples in ("64", "3", "0"):  # of the finished run the tables alone are made again
+        arguments = [*TINY, "--steps", "9", "--projection_samples", samples]
+        assert spectral_shift.main(arguments) == 0
+        folder = Path(capsys.readouterr().out.strip()) / "spectral"
+        sizes[samples] = {path.stem: table(path) for path in folder.iterdir()}
+    of_all, three, none = sizes.values()
+    assert none == {} and of_all.keys() == three.keys() and "per_dim_step9" in three
+    assert all(list(values) == list(range(11)) for values in of_all.values())
+    assert len({tuple(values) for values in three.values()}) == 1
+    for name, values in three.items():
+        assert len(values) == 3 and values.items() <= of_all[name].items()
+    snapshots = torch.load(folder.parent / "checkpoint.pt")["state"]["snapshots"]
+    assert list(of_all["per_dim_step9"].values()) == snapshots["per_dim_step9"]["kept"].tolist()
+
+
+@pytest.mark.parametrize("decay", ["decoupled", "l2"])
+def test_the_first_update_under_both_kinds_of_decay(decay):
+    words = [*TINY, "--steps", "1", "--dtype", "float64", "--lr", "0.01", "--weight_decay", "0.5"]
+    assert spectral_shift.main([*words, "--decay", decay, "--name", "r"]) == 0
+    trained = torch.load("runs/spectral_shift/r/checkpoint.pt")["state"]["network"]
+    network, task = ModularMLP(11, 16, 0.0, generator(0, "network")), modular_addition(11, 0.5, 0)
+    outputs, y = network(task.pairs[task.train]), task.labels[task.train]
+    torch.nn.functional.cross_entropy(outputs, y).backward()
+    for name, weight in network.named_parameters():
+        l2, kept = (0.5 * weight, 1.0) if decay == "l2" else (0.0, 1 - 0.01 * 0.5)
+        gradient = weight.grad + l2  # Adam's first update is lr · g / (|g| + ε)
+        expected = kept * weight - 0.01 * gradient / (gradient.abs() + 1e-8)
+        torch.testing.assert_close(trained[name], expected.detach())
 
 
 def test_killed_run_continues_as_if_it_had_not_been(tmp_path):
@@ -346,7 +408,7 @@ def test_ablation_compares_the_runs_that_are_there(tmp_path, monkeypatch, capsys
             "leave out --permuted_torus",
         ),
         (("--model", "transformer", "--heads", "3"), "--heads takes a divisor of --d_model 128"),
-        (("--beta2", "1"), "--beta2 takes a number below 1, got 1"),
+        (("--decay", "l2", "--weight_decay", "0"), "--decay l2 takes a --weight_decay above 0"),
     ],
 )
 def test_bad_input_is_one_line_and_makes_no_folder(tmp_path, monkeypatch, capsys, options, what):

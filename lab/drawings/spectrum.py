@@ -1,14 +1,18 @@
-"""The figure of spectral_shift.py."""
+"""The figure of spectral_shift.py, and the tables of its logits' dimensions."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy
+import torch
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from lab.bench import plots
+from lab.bench.files import replace
+from lab.bench.seeds import generator
 from lab.measures import spectra
 
 
@@ -20,12 +24,12 @@ def spectrum_figure(
     Args:
         m: columns of spectral_shift.py's metrics.
         found: steps of `memorised_at` and `grokked_at`, or None.
-        kept: step -> {"step": …, "kept": energies (p, p)}.
+        kept: name -> {"step": …, "kept": …}: energies (p, p), and what the tables are made of.
         typed: the line beneath.
     """
     drawing, (maps, curves) = plots.panels(3, typed, rows=2)
 
-    spectrum = {moment["step"]: moment["kept"] for moment in kept.values()}
+    spectrum = {each["step"]: each["kept"] for each in kept.values() if each["kept"].ndim == 2}
     steps = numpy.array(sorted(spectrum))
     p = len(spectrum[0])
     last = int(steps[-1])
@@ -76,3 +80,28 @@ def spectrum_figure(
         axes.legend(loc="upper left")
         plots.step_axis(axes, m["step"][-1])
     return drawing
+
+
+def write_tables(folder: Path, kept: dict[str, Any], p: int, most: int, seed: int) -> None:
+    """Writes `per_dim_step<step>.csv` for each kept moment: the low fractions of single classes.
+
+    Args:
+        folder: where they go.
+        kept: as for `spectrum_figure`; "per_dim_step<step>" -> low fractions (p,).
+        p: classes.
+        most: classes in a table, the same ones, drawn at random, in all of them; 0 for no tables.
+        seed: of that draw.
+    """
+    for old in folder.glob("per_dim_step*.csv"):
+        old.unlink()
+    if most == 0:
+        return
+    folder.mkdir(exist_ok=True)
+    classes = torch.randperm(p, generator=generator(seed, "projections"))[:most].sort().values
+    for name, moment in kept.items():
+        if not name.startswith("per_dim_step"):
+            continue
+        values = moment["kept"][classes].tolist()
+        rows = [f"{c},{v!r}\n" for c, v in zip(classes.tolist(), values, strict=True)]
+        text = "".join(["dimension,low_fraction\n", *rows])
+        replace(folder / f"{name}.csv", lambda file, text=text: file.write(text.encode()))

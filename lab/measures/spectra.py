@@ -93,6 +93,26 @@ def relabelled(band: Tensor, units: Tensor) -> Tensor:
     return band[to[:, :, None], to[:, None, :]]
 
 
+def every_relabelling(band: Tensor) -> Tensor:
+    """`relabelled` by 1, 2, … (p − 1) / 2: c and −c relabel alike, functions being real.
+
+    Args:
+        band: (p, p), p a prime.
+    """
+    return relabelled(band, torch.arange(1, max(len(band) // 2, 1) + 1))
+
+
+def low_fractions(grid: Tensor, low: Tensor) -> Tensor:
+    """Share (C,) of the energy of each component of a function (p, p, C) in the modes `low` (p, p).
+
+    Their mean, weighted by the components' energies, is the low fraction of the whole function.
+    """
+    energies = torch.fft.fft2(grid, dim=(0, 1), norm="ortho").abs().square().flatten(0, 1)
+    total = energies.sum(0)
+    of_low = energies[low.flatten().to(grid.device)].sum(0)
+    return torch.where(total > 0, of_low / total.where(total > 0, 1.0), 0.0)
+
+
 def shares(energies: Tensor) -> Tensor:
     """Energies (p, p) over their sum; all zero where there is none."""
     total = energies.sum()
@@ -117,6 +137,28 @@ def top_share(share: Tensor, modes: int = 10) -> Tensor:
 def diagonal_fraction(share: Tensor) -> Tensor:
     """Share of the modes (k, k): of the part that is a function of a + b."""
     return share.diagonal().sum()
+
+
+def signatures(share: Tensor, bands: Tensor, drawn: int | Tensor) -> dict[str, Tensor]:
+    """Every spectral signature of the shares (p, p), by the name of its column.
+
+    Args:
+        share: of each mode.
+        bands: (n, p²), the modes of `every_relabelling`, the identity first, as numbers 0 and 1.
+        drawn: index of the relabelling that is shown alone.
+    """
+    low_fraction = bands @ share.flatten()
+    return {
+        "low_fraction": low_fraction[0],
+        "low_fraction_relabelled": low_fraction[drawn],
+        "low_fraction_least": low_fraction.min(),
+        "low_fraction_most": low_fraction.max(),
+        "laplacian_energy": (eigenvalues(len(share)).to(share) * share).sum(),
+        "spectral_entropy": spectral_entropy(share),
+        "inverse_participation": inverse_participation(share),
+        "top10_share": top_share(share, 10),
+        "diagonal_fraction": diagonal_fraction(share),
+    }
 
 
 def penalty(logits: Tensor, graph: Tensor | str, form: str) -> Tensor:
