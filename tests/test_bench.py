@@ -2,13 +2,16 @@
 
 import csv
 import dataclasses
+import errno
 import itertools
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 import yaml
@@ -30,6 +33,9 @@ class Options(Shared):
     lr: float = option(0.1, "learning rate", above=0)
     jr: float | None = option(0.0, "weight of the regulariser", least=0)
     kind: str = option("a", "which one", choices=("a", "b"))
+    strength: int = option(1, "of kind b", least=1, needs=("kind", "b"))
+    points: tuple[int, ...] = option((0, 1), "some points", least=0)
+    secret: int = option(0, None, least=0, names_run=False)
     flag: bool = option(False, "whether")
     steps: int = option(20, "updates", least=0)
 
@@ -91,7 +97,23 @@ def test_defaults_flags_and_types(parsed):
         (["--width"], "--width takes a whole number of at least 1, got nothing"),
         (["--width", "3", "4"], "--width takes a whole number of at least 1, got 3 4"),
         (["--width", ""], "--width takes a whole number of at least 1, got ''"),
+        (["--width", "1e9"], "--width takes a whole number of at least 1, got '1e9'"),
+        (["--width", "1000000001"], "of at least 1 and of at most 1,000,000,000, got '1000000001'"),
+        (["--width", "9" * 20], "of at least 1 and of at most 1,000,000,000, got '9999"),
+        (["--width", "9" * 5000], "of at least 1, got '9999"),
+        (["--seed", "9" * 20], "at least 0 and of at most 9,007,199,254,740,992, got '9999"),
+        (["--lr", "1" + "0" * 400], "--lr takes a number above 0, got '1000"),
+        (["--points"], "--points takes a whole number of at least 0, got nothing"),
+        (["--out_dir", ""], "--out_dir takes text, got ''"),
+        (["--name", "two\nlines"], "--name takes text, or none, got 'two\\nlines'"),
+        (["--name", b"\xff".decode(errors="surrogateescape")], "--name takes text, or none, got"),
+        ([""], "unknown option ''; --help lists the options"),
+        (["two\nlines"], "unknown option 'two lines'; --help"),
+        (["--strength", "2"], "--strength goes with --kind b, which is not given"),
         (["--config"], "--config takes"),
+        (["--config", ""], "--config takes a YAML file of options; '': "),
+        (["--config", "/dev/zero"], "'/dev/zero': it holds more than 1,000,000 bytes"),
+        (["--config", "."], "--config takes a YAML file of options; '.': Is a directory"),
         (["--lr", "0"], "--lr takes a number above 0, got '0'"),
         (["--lr", "nan"], "--lr takes a number above 0"),
         (["--lr", "inf"], "--lr takes a number above 0"),
@@ -112,6 +134,10 @@ def test_bad_flags_are_one_line_and_exit_code_2(parsed, capsys, words, says):
     assert says in message
 
 
+# A kilobyte that would be written out in 10^15.
+BOMB = ", ".join(["&a0 [1]", *(f"&a{i + 1} [{', '.join([f'*a{i}'] * 10)}]" for i in range(15))])
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -122,6 +148,21 @@ def test_bad_flags_are_one_line_and_exit_code_2(parsed, capsys, words, says):
         ("width: true", "--width takes a whole number"),
         ("width: [", "--config takes a YAML file"),
         ("- 3", "--config takes a YAML file"),
+        ("width: 3\nlr: 1.0\nwidth: 4", "width is given twice"),
+        ("compare: default", "unknown option 'compare'"),
+        ("3: 4", "unknown option 3"),
+        ("? [a, b]\n: 4", "--config takes a YAML file"),
+        ("width: {a: 1}", "--width takes a whole number of at least 1, got a dict"),
+        ("points: [[1]]", "--points takes a whole number of at least 0, got a list"),
+        ("points: []", "--points takes a whole number of at least 0, got nothing"),
+        ("name: 2024-01-01", "--name takes text, or none, got a date"),
+        ("name: 2024-13-01", "'o.yaml': month must be in 1..12"),
+        ("width: 0x" + "f" * 5000, "--width takes a whole number of at least 1"),
+        ("lr: " + "9" * 5000, "--config takes a YAML file"),
+        ("[" * 5000, "--config takes a YAML file"),
+        ("\x00\x01", "--config takes a YAML file"),
+        (f"width: [{BOMB}]", "--width takes a whole number of at least 1, got a list"),
+        ('out_dir: "a\\0b"', "--out_dir takes text, got 'a\\x00b'"),
     ],
 )
 def test_bad_files_are_one_line_and_exit_code_2(parsed, capsys, tmp_path, text, says):
@@ -132,6 +173,11 @@ def test_bad_files_are_one_line_and_exit_code_2(parsed, capsys, tmp_path, text, 
     assert exit.value.code == 2
     assert message.count("\n") == 1
     assert says in message
+
+
+def test_an_option_of_a_mode_is_taken_with_it_and_at_its_default(parsed):
+    assert parsed("--strength", 2, "--kind", "b").strength == 2
+    assert parsed("--strength", 1).kind == "a"  # as a run's config.yaml has it
 
 
 def test_flags_win_over_the_file_wherever_they_stand(parsed, tmp_path):
@@ -154,9 +200,34 @@ def test_help_names_every_option_with_its_default(parsed, capsys):
     page = " ".join(capsys.readouterr().out.split())
     assert exit.value.code == 0
     for f in dataclasses.fields(Options):
-        assert f"--{f.name}" in page
-        assert f.metadata["help"] in page
+        assert (f"--{f.name}" in page) == (f.metadata["help"] is not None)
+        assert (f.metadata["help"] or "") in page
     assert "(default: 0.1)" in page
+
+
+ACCOUNT = """Figure 0: what a toy does.
+
+A long account of many words. Claim: it learns.
+
+    python toy.py              # 1 min
+    python toy.py --flag       # 2 min
+
+More words. Verdict: results/README.md, section "Toys"; three seeds.
+"""
+
+
+def test_help_begins_with_usage_commands_and_options_and_links_to_the_account(capsys):
+    with pytest.raises(SystemExit):
+        parse(Options, ACCOUNT, ["--help"])
+    page = capsys.readouterr().out
+    head, *_, last = page.rstrip().split("\n\n")
+    assert head.startswith("usage: python ") and head.endswith(".py [--option VALUE …]")
+    order = [page.index(words) for words in ("Figure 0", "toy.py --flag", "--width N", "--quiet")]
+    assert order == sorted(order)
+    assert "A long account" not in page and "More words" not in page
+    assert " ".join(last.split()).endswith(
+        'README.md, results/README.md, section "Toys"; three seeds.'
+    )
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:0", "mps", "tpu"])
@@ -179,7 +250,9 @@ def test_auto_prefers_cuda_then_mps_but_not_mps_in_float64(parsed, monkeypatch):
     assert parsed().torch_device().type == "cuda"
 
 
-@pytest.mark.parametrize("name", ["a/b", "..", "", "a\\b"])
+@pytest.mark.parametrize(
+    "name", ["a/b", "..", "a\\b", "a:b", "a|b", "a?", "*", " ", "a.", "a" * 250]
+)
 def test_a_name_that_is_no_folder_name_is_refused(parsed, name):
     with pytest.raises(UserError, match="--name"):
         Run("toy", parsed("--name", name))
@@ -350,6 +423,27 @@ def test_other_options_in_the_folder_are_never_overwritten_unasked(parsed):
     assert (Run("toy", parsed("--name", "mine")).folder / "metrics.csv").read_bytes() != before
 
 
+def test_overwrite_removes_what_the_run_wrote_and_nothing_else(parsed, capsys):
+    run = Run("toy", parsed("--lr", 0.5, "--name", "mine"))
+    toy(run)
+    ours = ("figure.png", "figure.svg", "moment_begun.pt")
+    theirs = {"my_notes.txt", "figure.ai", "metrics.csv.bak", "model.pt"}
+    for name in (*ours, *theirs):
+        (run.folder / name).write_text("years of work")
+    (run.folder / "plots").mkdir()
+    again = Run("toy", parsed("--name", "mine", "--overwrite"))
+    assert again.step == 0
+    assert files(run.folder) == {"config.yaml", "plots", *theirs}
+    assert all((run.folder / name).read_text() == "years of work" for name in theirs)
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert said.startswith("runs/toy/mine: --overwrite replaces config.yaml, ")
+    assert all(name in said for name in ("checkpoint.pt", "metrics.csv", *ours))
+    assert not any(name in said for name in theirs - {"metrics.csv.bak"})
+    toy(again)
+    assert Run("toy", parsed("--name", "mine")).finished
+
+
 def test_a_folder_that_is_not_a_run_is_left_alone(parsed, tmp_path):
     folder = tmp_path / "runs/toy/default"
     folder.mkdir(parents=True)
@@ -371,6 +465,128 @@ def test_damaged_files_are_named(parsed, damaged, content):
     toy(Run("toy", parsed("--overwrite")))
 
 
+def other(content, **changes):
+    return {**content, **changes}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda c: [1, 2], "it holds a list"),
+        (lambda c: other(c, step="5"), "step missing or of another type"),
+        (lambda c: {k: v for k, v in c.items() if k != "rows"}, "rows missing"),
+        (lambda c: other(c, step=21), "it is of step 21, the run has 20"),
+        (lambda c: other(c, step=-1), "it is of step -1"),
+        (lambda c: other(c, rows=[3]), "its measurements differ"),
+        (lambda c: other(c, rows=[{"step": 0, "loss": "a"}]), "its measurements are no numbers"),
+        (lambda c: other(c, rows=[{"step": 9, "loss": 1.0}]), "or of later steps"),
+        (lambda c: other(c, state={}), "lacks the state of network, optimiser, snapshots"),
+        (lambda c: other(c, state=other(c["state"], network={})), "does not fit the network"),
+        (lambda c: other(c, state=other(c["state"], network=[])), "does not fit the network"),
+        (lambda c: other(c, state=other(c["state"], optimiser={})), "does not fit the optimiser"),
+        (lambda c: other(c, state=other(c["state"], snapshots=3)), "does not fit the snapshots"),
+    ],
+)
+def test_a_checkpoint_that_is_another_runs_is_refused_in_one_line(parsed, change, says):
+    with pytest.raises(RuntimeError, match="killed"):
+        toy(Run("toy", parsed("--checkpoint_every", 0)), die_at=5)
+    path = Path("runs/toy/default/checkpoint.pt")
+    torch.save(change(torch.load(path)), path)
+    before = path.read_bytes()
+    with pytest.raises(UserError, match=says) as error:
+        toy(Run("toy", parsed()))
+    assert "runs/toy/default/checkpoint.pt" in str(error.value)
+    assert "give --overwrite to start afresh" in str(error.value)
+    assert "\n" not in str(error.value)
+    assert path.read_bytes() == before
+    toy(Run("toy", parsed("--overwrite")))
+
+
+def test_a_checkpoint_of_other_shapes_is_refused(parsed):
+    for name, width in (("mine", 3), ("wide", 4)):
+        words = ("--checkpoint_every", 0, "--name", name, "--width", width)
+        with pytest.raises(RuntimeError, match="killed"):
+            toy(Run("toy", parsed(*words)), die_at=5)
+    shutil.copy("runs/toy/wide/checkpoint.pt", "runs/toy/mine/checkpoint.pt")
+    with pytest.raises(UserError, match=r"does not fit the network of this run \(other shapes\)"):
+        toy(Run("toy", parsed("--name", "mine")))
+
+
+def test_a_finished_run_of_older_code_that_kept_fewer_states_is_drawn_again(parsed):
+    whole = toy(Run("toy", parsed()))
+    path = Path("runs/toy/default/checkpoint.pt")
+    content = torch.load(path)
+    del content["state"]["snapshots"]
+    torch.save(content, path)
+    assert torch.equal(toy(Run("toy", parsed())).weight, whole.weight)
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "metrics.csv", "checkpoint.pt"])
+def test_a_full_disk_is_one_line_and_nothing_is_lost(parsed, monkeypatch, capsys, name):
+    toy(Run("toy", parsed("--name", "whole")))
+    words = ("--checkpoint_every", 0, "--name", "cut")
+    honest, room = os.fsync, {"config.yaml": 0, "metrics.csv": 3, "checkpoint.pt": 9}[name]
+    written = []
+
+    def full(descriptor):
+        written.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        if written.count(name + ".tmp") > room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        honest(descriptor)
+
+    if not Path("/proc/self/fd").is_dir():
+        pytest.skip("needs /proc to see which file is written")
+    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9, 9, 0))
+
+    @cli.script
+    def main(argv):
+        toy(Run("toy", parsed(*words)))
+
+    assert main([]) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert f"runs/toy/cut/{name} cannot be written: No space left on device, 0.00" in said
+    assert "MB are missing; what was there before is kept" in said
+    folder = Path("runs/toy/cut")
+    assert not list(folder.glob("*.tmp"))
+    if name == "checkpoint.pt":
+        assert torch.load(folder / name)["step"] == 8
+    monkeypatch.setattr(os, "fsync", honest)
+    assert main([]) == 0
+    metrics = [(folder.parent / n / "metrics.csv").read_bytes() for n in ("whole", "cut")]
+    assert metrics[0] == metrics[1]
+
+
+def test_a_figure_that_cannot_be_written_is_one_line(parsed, capsys):
+    run = Run("toy", parsed())
+    toy(run)
+
+    class Figure:
+        def savefig(self, *_, **__):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    @cli.script
+    def main(argv):
+        run.save_figure(Figure())
+
+    assert main([]) == 1
+    assert "figure.png cannot be written: No space left on device;" in capsys.readouterr().err
+    assert files(run.folder) == {"config.yaml", "metrics.csv", "checkpoint.pt"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="permissions")
+def test_a_folder_that_is_read_only_is_named(parsed, monkeypatch):
+    toy(Run("toy", parsed()))
+
+    def refused(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied")  # root would not be refused
+
+    monkeypatch.setattr(Path, "open", refused)
+    with pytest.raises(UserError, match=r"--out_dir takes a folder .*default: Permission denied"):
+        Run("toy", parsed())
+
+
 def test_checkpoints_hold_no_code(parsed):
     run = Run("toy", parsed())
     toy(run)
@@ -389,6 +605,32 @@ def test_a_run_begun_on_another_device_is_not_mixed(parsed):
     )
     with pytest.raises(UserError, match="began on cuda; continue it with --device cuda"):
         Run("toy", parsed())
+
+
+def test_a_run_that_goes_on_elsewhere_says_so_and_keeps_both(parsed, capsys, monkeypatch):
+    words = ("--checkpoint_every", 0)
+    with pytest.raises(RuntimeError, match="killed"):
+        toy(Run("toy", parsed(*words)), die_at=5)
+    began = yaml.safe_load(Path("runs/toy/default/config.yaml").read_text())["provenance"]
+    capsys.readouterr()
+    Run("toy", parsed(*words))
+    assert "warning" not in capsys.readouterr().err  # all is as it was
+
+    now = {**began, "packages": {**began["packages"], "torch": "9.9"}}
+    now["device"] = now["device"].replace("1 threads", "7 threads")
+    monkeypatch.setattr(runs, "provenance", lambda device: now)
+    run = Run("toy", parsed(*words))
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith("runs/toy/default: warning: ")
+    assert f"torch {began['packages']['torch']} there, 9.9 here" in said
+    assert f"device {began['device']} there, {now['device']} here" in said
+    with pytest.raises(RuntimeError, match="killed"):
+        toy(run, die_at=6)
+    kept = yaml.safe_load((run.folder / "config.yaml").read_text())["provenance"]
+    assert kept["device"] == began["device"] and kept["packages"] == began["packages"]
+    here = kept["continued"][-1]
+    assert (here["at_step"], here["device"], here["torch"]) == (5, now["device"], "9.9")
+    assert "torch" not in kept["continued"][0]
 
 
 HOLD = """
@@ -489,6 +731,58 @@ def test_commands_count_denormal_numbers_as_zero():
         assert (products[0] == 0).all()
     finally:
         torch.set_flush_denormal(False)
+
+
+@pytest.mark.parametrize(
+    "size",
+    [
+        lambda: torch.zeros(10**14),
+        lambda: torch.zeros(10**10, 10**10),
+        lambda: numpy.ones(10**14),
+        lambda: torch.zeros(10**20),
+        lambda: torch.zeros(3).add_(1, alpha=1e300),
+    ],
+)
+def test_sizes_that_no_memory_holds_are_one_line(size, capsys):
+    @cli.script
+    def main(argv):
+        size()
+
+    assert main(["--seed", "3", "--p=1000000000", "--flag", "--name", "a", "--lr", "0.1"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "error: no memory or number is large enough for --p 1000000000, --seed 3 (" in said
+
+
+def test_other_errors_keep_their_traceback():
+    @cli.script
+    def main(argv):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError):
+        main([])
+
+
+def test_an_output_that_cannot_be_written_is_one_line():
+    if not Path("/dev/full").exists():
+        pytest.skip("needs a device that is always full")
+    program = (
+        "from lab.bench.cli import script\n"
+        "@script\n"
+        "def main(argv): print('a line')\n"
+        "raise SystemExit(main())\n"
+    )
+    root = Path(__file__).resolve().parent.parent
+    with Path("/dev/full").open("w") as disk:
+        ended = subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=root,
+            stdout=disk,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert ended.returncode == 1
+    assert ended.stderr == "-c: error: the output: No space left on device\n"
 
 
 def test_commands_turn_errors_into_exit_codes(capsys):

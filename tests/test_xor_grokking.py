@@ -27,7 +27,8 @@ def test_the_command_users_type(tmp_path):
     words = (*TINY, "--steps", 30, "--jr", "1.0")
     done = run("xor_grokking.py", *words, folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""  # no progress bar where there is no terminal
+    assert done.stderr.startswith("30 steps, ")  # no progress bar where there is no terminal
+    assert "memorised at step " in done.stderr and "\r" not in done.stderr
     folder = tmp_path / done.stdout.splitlines()[-1]
     assert folder == tmp_path / "runs/xor_grokking/p=400,n=24,width=16,jr=1.0,steps=30"
     lines = (folder / "metrics.csv").read_text().splitlines()
@@ -41,6 +42,7 @@ def test_the_command_users_type(tmp_path):
     before = (folder / "checkpoint.pt").stat().st_mtime_ns
     again = run("xor_grokking.py", *words, folder=tmp_path)
     assert again.stdout == done.stdout
+    assert again.stderr.startswith("already finished, figure drawn again; 30 steps, ")
     assert (folder / "figure.png").exists()
     assert (folder / "checkpoint.pt").stat().st_mtime_ns == before  # drawn, not trained again
 

@@ -1,21 +1,30 @@
 """How a script begins and ends: the processor's settings, exit codes, a line for an error."""
 
+import contextlib
 import functools
+import itertools
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from lab.bench.errors import Interrupted, TrainingError, UserError
+from lab.bench.errors import Interrupted, TrainingError, UserError, WriteError, reason
+
+# What torch and numpy say, in errors of all kinds, of sizes that no memory holds or number counts.
+TOO_LARGE = re.compile(
+    "(?i)not enough memory|allocate memory|out of memory|overflow|maximum allowed"
+)
 
 
 def script(main: Callable[[list[str] | None], None]) -> Callable[..., int]:
     """Decorates a script's `main(argv)`, so that it returns the exit code.
 
-    0 when it went through, 1 when training failed, 2 for bad input, 130 after Ctrl-C, and 141, as a
-    shell has it, when what reads the output has seen enough (`… | head`).
+    0 when it went through, 1 when training failed or a file could not be written, 2 for bad input,
+    sizes that no memory holds among it, 130 after Ctrl-C, and 141, as a shell has it, when what
+    reads the output has seen enough (`… | head`).
 
     Denormal numbers count as zero on a CPU from here on. A network that has memorised is full of
     them, in what remains of its gradients, and a CPU takes many times longer for each.
@@ -30,19 +39,47 @@ def script(main: Callable[[list[str] | None], None]) -> Callable[..., int]:
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         try:
             main(argv)
-        except (UserError, TrainingError) as error:
-            print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
-            return error.exit_code
+            sys.stdout.flush()  # here, where a full disk is an error with a line of its own
+        except (UserError, TrainingError, WriteError) as error:
+            return _ended(error, error.exit_code)
         except Interrupted as stop:
             print(f"{Path(sys.argv[0]).name}: {stop}", file=sys.stderr)
             return stop.exit_code
         except BrokenPipeError:
-            # Python would complain once more when it flushes the output at its exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _discard_output()
             return 141
+        except OSError as error:
+            if error.filename is None:
+                _discard_output()
+            return _ended(f"{error.filename or 'the output'}: {reason(error)}", 1)
+        except Exception as error:
+            if not (isinstance(error, MemoryError | OverflowError) or TOO_LARGE.search(str(error))):
+                raise
+            return _ended(
+                f"no memory or number is large enough for {_sizes(argv)} ({reason(error)})", 2
+            )
         except KeyboardInterrupt:
             print(f"{Path(sys.argv[0]).name}: interrupted", file=sys.stderr)
             return 130
         return 0
 
     return wrapped
+
+
+def _ended(error: object, code: int) -> int:
+    print(f"{Path(sys.argv[0]).name}: error: {' '.join(str(error).split())}", file=sys.stderr)
+    return code
+
+
+def _sizes(argv: list[str] | None) -> str:
+    """The largest whole numbers that were given, `--p 1000000`, at most three."""
+    given = sys.argv[1:] if argv is None else argv
+    pairs = itertools.pairwise(part for word in given for part in word.split("=", 1))
+    sizes = [(int(n), f"{o} {n}") for o, n in pairs if n.isdecimal() and o.startswith("--")]
+    return ", ".join(text for _, text in sorted(sizes, reverse=True)[:3]) or "the default sizes"
+
+
+def _discard_output() -> None:
+    """Else Python complains once more, when it flushes the output at its exit."""
+    with contextlib.suppress(OSError):  # an output that is no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

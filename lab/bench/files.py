@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -11,26 +14,75 @@ from typing import Any, BinaryIO
 import numpy
 import yaml
 
-from lab.bench.errors import UserError
+from lab.bench.errors import UserError, WriteError, reason
+
+LONGEST_YAML = 1_000_000  # bytes; a device such as /dev/zero has no end
 
 
 def replace(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Writes a file aside, forces it to the disk, and puts it in the place of `path`."""
-    aside = path.with_name(path.name + ".tmp")
-    with aside.open("wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+    """Writes a file aside, forces it to the disk, and puts it in the place of `path`.
+
+    Raises:
+        WriteError: if it cannot be written; what was there before stays, and nothing beside it.
+    """
+    aside, content = path.with_name(path.name + ".tmp"), io.BytesIO()
+    try:
+        write(content)
+        with aside.open("wb") as file:
+            file.write(content.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except OSError as error:
+        missing = 0
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+            missing = content.tell() - shutil.disk_usage(path.parent).free
+        much = f", {missing / 1e6:.3g} MB are missing" if missing > 0 else ""
+        raise WriteError(
+            f"{path} cannot be written: {reason(error)}{much}; what was there before is kept, and "
+            "the same command without --overwrite goes on from there"
+        ) from None
 
 
 def write_figure(path: Path, figure: Any) -> None:
-    """Writes a PNG; raises UserError where nothing can be written."""
+    """Writes a picture, of the kind that its name ends with; raises UserError or WriteError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace(path, lambda f: figure.savefig(f, format="png", metadata={"Software": None}))
+        dated = {"png": "Software", "pdf": "CreationDate", "svg": "Date"}  # else no two are equal
+        kind = path.suffix[1:]
+        replace(path, lambda f: figure.savefig(f, format=kind, metadata={dated[kind]: None}))
     except OSError as error:
-        raise UserError(f"--out_dir takes a folder to write to; {path}: {error.strerror}") from None
+        raise UserError(f"--out_dir takes a folder to write to; {path}: {reason(error)}") from None
+
+
+class _Yaml(yaml.SafeLoader):
+    """YAML in which no key is given twice; of two YAML itself takes the last in silence."""
+
+    def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key in (pair[0].value for pair in node.value if isinstance(pair[0], yaml.ScalarNode)):
+            if key in seen:
+                raise ValueError(f"{key} is given twice")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: str | Path) -> Any:
+    """What a YAML file holds.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: if it is no YAML, with a line that says why.
+    """
+    with Path(path).open("rb") as file:
+        content = file.read(LONGEST_YAML + 1)
+    if len(content) > LONGEST_YAML:
+        raise ValueError(f"it holds more than {LONGEST_YAML:,} bytes")
+    try:
+        return yaml.load(content, _Yaml)
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
+        raise ValueError(reason(error)) from None
 
 
 def columns(rows: list[dict[str, float]]) -> dict[str, numpy.ndarray]:
@@ -60,11 +112,12 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     """A run's config.yaml; raises UserError if there is none or it is damaged."""
     path = Path(folder) / "config.yaml"
     try:
-        config = yaml.safe_load(path.read_text())
-        config["provenance"]["device"], config["provenance"]["command"]
+        config = read_yaml(path)
+        if not all(isinstance(config["provenance"][key], str) for key in ("device", "command")):
+            raise TypeError
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError):
         raise UserError(f"{path} is damaged; give --overwrite to start afresh") from None
     return config
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -13,12 +12,12 @@ from typing import Any
 
 import numpy
 import torch
-from tqdm import tqdm
 
 from lab.bench.errors import Interrupted, TrainingError
+from lab.bench.progress import Progress
 from lab.bench.runs import Run
 
-SHOWN = ("loss", "train_accuracy", "test_accuracy")  # beside the progress bar
+MOST_LOGS = 1_000_000  # of which a computer can keep track
 
 
 def log_steps(steps: int, num_logs: int) -> list[int]:
@@ -29,7 +28,7 @@ def log_steps(steps: int, num_logs: int) -> list[int]:
     """
     if steps == 0:
         return [0]
-    spaced = numpy.geomspace(1, steps, num_logs - 1).round().astype(int)
+    spaced = numpy.geomspace(1, steps, min(num_logs, MOST_LOGS) - 1).round().astype(int)
     return sorted({0, *(int(step) for step in spaced), steps})
 
 
@@ -72,7 +71,7 @@ def training(
     # On a CPU this thread's own time, which other work on the machine hardly changes; elsewhere
     # the time that passes, since an accelerator works on its own.
     clock = time.thread_time if run.device.type == "cpu" else time.monotonic
-    with signals() as received, _progress(run) as progress:
+    with signals() as received, Progress(run) as progress:
         while True:
             done, due = step == o.steps, time.monotonic() - saved_at >= o.checkpoint_every
             if step in measured and not (run.rows and run.rows[-1]["step"] == step):
@@ -81,8 +80,7 @@ def training(
                 if not math.isfinite(row.get("loss", 0.0)):
                     raise _not_finite(run, f"the loss is {row['loss']} at step {step}")
                 run.record(step, row)
-                shown = {key: f"{row[key]:.3g}" for key in SHOWN if key in row}
-                progress.set_postfix(shown, refresh=False)
+                progress.measured()
                 done = done or stop(run.rows[-1])
             if done or due or received:
                 if not _finite(_parameters(state)):
@@ -134,20 +132,6 @@ def _not_finite(run: Run, what: str) -> TrainingError:
         else "no checkpoint had been written yet"
     )
     return TrainingError(f"{what}{cause} ({kept})")
-
-
-@contextmanager
-def _progress(run: Run) -> Iterator[tqdm]:
-    if run.step:
-        print(f"{run.folder}: continuing after {run.step} updates", file=sys.stderr)
-    with tqdm(
-        total=run.options.steps,
-        initial=run.step,
-        desc=run.folder.name,
-        unit="step",
-        disable=None,  # quiet when the output is not a terminal
-    ) as bar:
-        yield bar
 
 
 @contextmanager

@@ -4,113 +4,73 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import math
+import re
+import shlex
 import sys
 import typing
 from pathlib import Path
-from types import NoneType
 
 import yaml
 
-from lab.bench.errors import UserError
+from lab.bench.errors import UserError, reason
+from lab.bench.files import read_yaml
+from lab.bench.takes import Takes
 
-NOUNS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 LETTERS = {int: "N", float: "X", str: "TEXT"}
 WRITTEN_BY_RUNS = ("provenance", "results")  # so that a run's config.yaml can be given back
 
 
 def option(
-    default: object, help: str, *, names_run: bool = True, **takes: typing.Any
+    default: object,
+    help: str | None,
+    *,
+    needs: tuple[typing.Any, ...] = (),
+    names_run: bool = True,
+    **takes: typing.Any,
 ) -> typing.Any:
     """A field of an options class: its default, what it is with its unit, and what it takes.
 
     Args:
-        default, help: its value when nothing is given, and a sentence for `--help`.
+        default, help: its value when nothing is given, and a sentence for `--help`; None for an
+            option that is there for runs alone, and stays out of it.
+        needs: another option, and the values of it with which alone this one has a meaning.
         names_run: False for an option that does not change what a run computes; it stays out of
             the run's name and may differ when the run is continued.
         takes: `least`, `above` (excludes its bound), `most`: bounds of a number; or `choices`, the
             only values allowed.
     """
-    metadata = {"help": help, "takes": takes, "names_run": names_run}
+    metadata = {"help": help, "needs": needs, "takes": takes, "names_run": names_run}
     return dataclasses.field(default=default, metadata=metadata)
 
 
-class Takes:
-    """What an option takes: converts and checks a value, and says what it takes."""
-
-    def __init__(self, hint: object, least=None, above=None, most=None, choices=()) -> None:
-        self.many = typing.get_origin(hint) is tuple  # tuple[str, ...]: one or more words
-        kinds = typing.get_args(hint) or (hint,)
-        self.optional = NoneType in kinds
-        self.kind = next(kind for kind in kinds if kind not in (NoneType, ...))
-        self.least, self.above, self.most, self.choices = least, above, most, choices
-
-    @classmethod
-    def of(cls, options: type) -> dict[str, Takes]:
-        """What each option of an options class takes, by name."""
-        hints, fields = typing.get_type_hints(options), dataclasses.fields(options)
-        return {f.name: cls(hints[f.name], **f.metadata["takes"]) for f in fields}
-
-    def __call__(self, name: str, value: object) -> object:
-        """The value of the option `name` in its type; raises UserError."""
-        words = value if isinstance(value, list | tuple) else [value]
-        converted, got = [], " ".join(map(str, words)) or "nothing"
-        try:
-            if not self.many and len(words) != 1:
-                raise ValueError
-            for word in words:
-                got = repr(word)
-                converted.append(self._converted(word))
-        except (TypeError, ValueError, OverflowError):
-            raise UserError(f"--{name} takes {self}, got {got}") from None
-        return tuple(converted) if self.many else converted[0]
-
-    def _converted(self, value: object) -> object:
-        if self.optional and (value is None or value in ("none", "null")):
-            return None
-        # YAML reads 1e-3 as a string and 3 as a whole number; a flag's value is always a string.
-        half = self.kind is int and isinstance(value, float) and not value.is_integer()
-        if value is None or half or isinstance(value, bool) != (self.kind is bool):
-            raise ValueError
-        number = self.kind(value)
-        if (
-            (self.kind is float and not math.isfinite(number))
-            or (self.choices and number not in self.choices)
-            or (self.least is not None and number < self.least)
-            or (self.above is not None and number <= self.above)
-            or (self.most is not None and number > self.most)
-        ):
-            raise ValueError
-        return number
-
-    def __str__(self) -> str:
-        bounds = {"of at least": self.least, "above": self.above, "of at most": self.most}
-        limits = " and ".join(f"{word} {b:g}" for word, b in bounds.items() if b is not None)
-        text = f"{NOUNS[self.kind]} {limits}".strip()
-        if self.choices:
-            text = "one of " + ", ".join(self.choices)
-        return f"{text}, or none" if self.optional else text
-
-
-def parse(cls: type, description: str | None, argv: list[str] | None = None) -> typing.Any:
+def parse(cls: type, account: str | None, argv: list[str] | None = None) -> typing.Any:
     """The options that a command line gives, as a `cls`; a bad one ends with a line and code 2.
 
-    `cls` is a dataclass whose fields are made by `option`; `argv` is `sys.argv` when None.
+    `cls` is a dataclass whose fields are made by `option`; `argv` is `sys.argv` when None. Of the
+    script's account of itself `--help` tells the first line, the commands and where to read on.
     """
+    title, *lines = (account or "").strip().splitlines() or [""]
+    commands = "\n".join(line for line in lines if line.startswith("    "))
+    verdict = re.search(r"results/README\.md.*", account or "")
     parser = argparse.ArgumentParser(
-        prog=Path(sys.argv[0]).name, description=description, allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog=Path(sys.argv[0]).name, usage="python %(prog)s [--option VALUE …]",
+        description=f"{title}\n\n{commands}".strip(), formatter_class=_Page, allow_abbrev=False,
+        epilog=f"More: the head of %(prog)s, README.md, {verdict[0]}" if verdict else None,
     )  # fmt: skip
-    parser.error = lambda message: parser.exit(2, f"{parser.prog}: error: {message}\n")
+    parser.error = lambda message: parser.exit(
+        2, f"{parser.prog}: error: {' '.join(message.split())}\n"
+    )
     takes = Takes.of(cls)
     own, shared = map(parser.add_argument_group, ("the experiment", "the run"))
     for f in dataclasses.fields(cls):
         group = shared if f.name in cls.__mro__[-2].__dataclass_fields__ else own
-        what, text = takes[f.name], f.metadata["help"].replace("%", "%%")
+        what, text = takes[f.name], argparse.SUPPRESS
+        default = "" if what.kind is bool else f" (default: {_shown(f.default)})"
+        if f.metadata["help"] is not None:
+            text = f.metadata["help"].replace("%", "%%") + default
         if what.kind is bool:
             group.add_argument(f"--{f.name}", action="store_true", default=None, help=text)
             continue
-        text += f" (default: {'none' if f.default in (None, ()) else f.default})"
         letter = "{" + ",".join(what.choices) + "}" if what.choices else LETTERS[what.kind]
         # Any number of words, so that it is said here what the option takes.
         group.add_argument(f"--{f.name}", nargs="*", metavar=letter, help=text)
@@ -121,10 +81,11 @@ def parse(cls: type, description: str | None, argv: list[str] | None = None) -> 
     flags = {name: getattr(given, name) for name in takes if getattr(given, name) is not None}
     try:
         if unknown:
-            raise UserError(f"unknown option {' '.join(unknown)}; --help lists the options")
+            raise UserError(f"unknown option {shlex.join(unknown)}; --help lists the options")
         content = [_read(path, takes) for path in given.config or ()]
         values = {name: v for part in [*content, flags] for name, v in part.items()}
         options = cls(**{name: takes[name](name, value) for name, value in values.items()})
+        _check_needs(options)
     except UserError as error:
         parser.error(str(error))
     if given.print_config:
@@ -134,15 +95,40 @@ def parse(cls: type, description: str | None, argv: list[str] | None = None) -> 
     return options
 
 
+class _Page(argparse.RawDescriptionHelpFormatter):
+    """Paragraphs as they are, and `--p N` where argparse would write `--p [N ...]`."""
+
+    def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
+        return str(action.metavar)
+
+
+def _shown(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value).lower()
+
+
+def _check_needs(options: typing.Any) -> None:
+    """Raises UserError if an option is given whose mode is not."""
+    for f in dataclasses.fields(options):
+        if not f.metadata["needs"] or getattr(options, f.name) == f.default:
+            continue
+        other, *values = f.metadata["needs"]
+        if getattr(options, other) not in values:
+            words = " or ".join(_shown(value) for value in values if value is not True)
+            raise UserError(
+                f"--{f.name} goes with {f'--{other} {words}'.strip()}, which is not given"
+            )
+
+
 def _read(path: str, takes: dict[str, Takes]) -> dict[str, object]:
     try:
-        content = yaml.safe_load(Path(path).read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(getattr(error, "strerror", None) or error).split())
-        raise UserError(f"--config takes a YAML file of options; {path}: {reason[:100]}") from None
+        content = read_yaml(path)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"--config takes a YAML file of options; {path!r}: {reason(error)}"
+        ) from None
     if not isinstance(content, dict):
-        raise UserError(f"--config takes a YAML file of options; {path} holds no mapping")
+        raise UserError(f"--config takes a YAML file of options; {path!r} holds no mapping")
     for key in content:
         if key not in takes and key not in WRITTEN_BY_RUNS:
-            raise UserError(f"--config: unknown option {key!r}; --help lists the options")
+            raise UserError(f"--config: unknown option {key!r:.60}; --help lists the options")
     return {key: value for key, value in content.items() if key in takes}

@@ -59,3 +59,10 @@ def _commit() -> str:
 def now() -> str:
     """The time in UTC, to the second."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def changes(before: dict[str, Any], after: dict[str, Any]) -> dict[str, tuple[str, str]]:
+    """What may change a run's numbers: code, device and versions that differ, as (old, new)."""
+    old, new = ({**found, **found.get("packages", {})} for found in (before, after))
+    same = ("command", "packages", "started")
+    return {k: (old[k], v) for k, v in new.items() if k not in same and old.get(k, v) != v}

@@ -8,8 +8,9 @@ from them, so that the two cannot disagree after an interruption.
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
-import pickle
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,16 @@ import numpy
 import torch
 import yaml
 
+from lab.bench.checkpoints import copied, read_checkpoint, restore
 from lab.bench.draws import Batches, Draws
-from lab.bench.errors import UserError
+from lab.bench.errors import UserError, reason
 from lab.bench.files import columns, read_config, replace, write_figure
-from lab.bench.provenance import now, provenance
+from lab.bench.progress import summary
+from lab.bench.provenance import changes, now, provenance
 from lab.bench.shared import Shared
+
+PICTURES = ("figure.png", "figure.pdf", "figure.svg")
+OWN = ("checkpoint.pt", "metrics.csv", *PICTURES, "moment_*.pt")  # beside config.yaml
 
 
 class Run:
@@ -49,9 +55,10 @@ class Run:
         self.seconds = 0.0
         self.finished = False
         self.draws: list[Batches | Draws] = []
-        self._saved: dict[str, Any] = {}
+        self._saved: dict[str, Any] | None = None  # the checkpoint's state
         self._written = -math.inf  # when metrics.csv was, in seconds
         self._open()
+        self.was_finished = self.finished  # before this call
 
     def batches(self, samples: int, size: int | None = None, order: str = "shuffled") -> Batches:
         """The points of each update; see `Batches`."""
@@ -91,7 +98,7 @@ class Run:
             "seconds": seconds,
             "finished": finished,
             "rows": self.rows,
-            "state": {name: _copied(part.state_dict()) for name, part in state.items()},
+            "state": {name: copied(part.state_dict()) for name, part in state.items()},
         }
         replace(self.folder / "checkpoint.pt", lambda file: torch.save(content, file))
         self._write_metrics()
@@ -106,9 +113,8 @@ class Run:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Puts the checkpoint's state, if there is one, into the parts of `state`."""
-        for name, part in state.items():
-            if name in self._saved:
-                part.load_state_dict(self._saved[name])
+        if self._saved is not None:
+            restore(self.folder / "checkpoint.pt", self._saved, state, self.finished)
 
     def store(self, results: dict[str, Any]) -> None:
         """Puts numbers found in the metrics (steps until an event, say) into config.yaml."""
@@ -121,11 +127,12 @@ class Run:
 
     def saved_state(self, name: str) -> dict[str, Any]:
         """The checkpoint's state of one part, on the CPU, for figures that need the network."""
-        return self._saved[name]
+        return (self._saved or {})[name]
 
     def save_figure(self, figure: Any) -> None:
-        """Writes figure.png."""
-        write_figure(self.folder / "figure.png", figure)
+        """Writes the picture, the last file of a run, and says on stderr what came out."""
+        write_figure(self.folder / f"figure.{self.options.format}", figure)
+        summary(self)
 
     @property
     def begun_by(self) -> str:
@@ -137,12 +144,11 @@ class Run:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock()
             config = self.folder / "config.yaml"
-            if self.options.overwrite and config.exists():  # so that it is a run, and ours to empty
-                for path in self.folder.iterdir():
-                    if path.is_file() and path.name != ".lock":
-                        path.unlink()
-            if config.exists():
+            if config.exists() and not self.options.overwrite:
                 self._continue()
+                return
+            if config.exists():  # so that it is a run, and ours to replace
+                self._clear()
             elif strangers := sorted(
                 path.name
                 for path in self.folder.iterdir()
@@ -152,14 +158,21 @@ class Run:
                     f"{self.folder} holds {strangers[0]} but no config.yaml, so it is not a run; "
                     "choose another --name or --out_dir"
                 )
-            else:
-                options = {**vars(self.options), "overwrite": False}
-                self._config = {**options, "provenance": provenance(self.device)}
-                self._write_config()
+            options = {**vars(self.options), "overwrite": False}
+            self._config = {**options, "provenance": provenance(self.device)}
+            self._write_config()
         except OSError as error:
             raise UserError(
-                f"--out_dir takes a folder to write to; {self.folder}: {error.strerror}"
+                f"--out_dir takes a folder to write to; {self.folder}: {reason(error)}"
             ) from None
+
+    def _clear(self) -> None:
+        """Removes what a run writes, and nothing else; config.yaml stays, to be replaced."""
+        own = [path for pattern in OWN for path in sorted(self.folder.glob(pattern))]
+        for path in own:
+            path.unlink()
+        names = ", ".join(["config.yaml", *(path.name for path in own)])
+        print(f"{self.folder}: --overwrite replaces {names}", file=sys.stderr)
 
     def _continue(self) -> None:
         self._config = read_config(self.folder)
@@ -183,16 +196,9 @@ class Run:
         checkpoint = self.folder / "checkpoint.pt"
         if not checkpoint.exists():
             return
-        try:
-            content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-            self.step, self.seconds = content["step"], content["seconds"]
-            self.rows, self.finished = content["rows"], content["finished"]
-            self._saved = content["state"]
-        except (RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
-            first = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UserError(
-                f"{checkpoint} is damaged ({first[:80]}); give --overwrite to start afresh"
-            ) from None
+        content = read_checkpoint(checkpoint, self.options.steps)
+        self.step, self.seconds, self._saved = (content[k] for k in ("step", "seconds", "state"))
+        self.rows, self.finished = content["rows"], content["finished"]
         self._write_metrics()
         began_on = self._config["provenance"]["device"].split(",")[0].split(":")[0]
         if not self.finished:
@@ -201,10 +207,17 @@ class Run:
                     f"{self.folder} began on {began_on}; continue it with --device {began_on}, "
                     "or give --overwrite to start afresh"
                 )
-            current = provenance(self.device)
-            self._config["provenance"].setdefault("continued", []).append(
-                {"at_step": self.step, **{key: current[key] for key in ("started", "commit")}}
-            )
+            before, current = self._config["provenance"], provenance(self.device)
+            entry = {"at_step": self.step, **{key: current[key] for key in ("started", "commit")}}
+            if other := changes(before, current):
+                words = "; ".join(f"{k} {old} there, {new} here" for k, (old, new) in other.items())
+                print(
+                    f"{self.folder}: warning: not all is as when it began ({words}), so that its "
+                    "numbers may not be those of a run in one go",
+                    file=sys.stderr,
+                )
+                entry |= {key: new for key, (_, new) in other.items()}
+            before.setdefault("continued", []).append(entry)
             self._write_config()
 
     def _lock(self) -> None:
@@ -216,8 +229,9 @@ class Run:
             try:
                 # Not flock: a second run in the same process may follow the first at once.
                 fcntl.lockf(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise UserError(f"another process is working in {self.folder}") from None
+            except OSError as error:
+                if error.errno in (errno.EACCES, errno.EAGAIN):  # else this disk knows no locks
+                    raise UserError(f"another process is working in {self.folder}") from None
         for left_over in self.folder.glob("*.tmp"):
             left_over.unlink()
 
@@ -232,12 +246,3 @@ class Run:
         text = "".join(line + "\n" for line in lines)
         replace(self.folder / "metrics.csv", lambda file: file.write(text.encode()))
         self._written = time.monotonic()
-
-
-def _copied(state: Any) -> Any:
-    """Tensors as copies on the CPU, since training goes on with the tensors themselves."""
-    if torch.is_tensor(state):
-        return state.detach().cpu().clone()
-    if isinstance(state, dict):
-        return {key: _copied(value) for key, value in state.items()}
-    return [_copied(value) for value in state] if isinstance(state, list | tuple) else state

@@ -19,7 +19,7 @@ class Shared:
     num_logs: int = option(
         64, "measurements, log-spaced, at most one a step, the first and last included", least=2
     )
-    seed: int = option(0, "seed of data, initial weights and every other draw", least=0)
+    seed: int = option(0, "seed of data, initial weights and every other draw", least=0, most=2**53)
     dtype: str = option("float32", "precision of training", choices=("float32", "float64"))
     device: str = option(
         "auto", "auto (cuda, then mps, then cpu), cpu, cuda, cuda:1, mps, …", names_run=False
@@ -33,9 +33,11 @@ class Shared:
     overwrite: bool = option(
         False, "start afresh, replacing a run that is in the folder", names_run=False
     )
+    format: str = option("png", "kind of picture", choices=("png", "pdf", "svg"), names_run=False)
     checkpoint_every: float = option(
         30.0, "seconds between checkpoints; 0 for one after every update", least=0, names_run=False
     )
+    quiet: bool = option(False, "show neither progress nor what came out", names_run=False)
 
     def torch_dtype(self) -> torch.dtype:
         """The precision as torch names it."""
@@ -74,12 +76,20 @@ class Shared:
             for key, value in self.identity().items()
             if value != defaults[key]
         ]
-        if self.name is not None and (self.name in ("", ".", "..") or set(self.name) & set("/\\")):
-            raise UserError(f"--name takes a folder's name, without slashes, got {self.name!r}")
-        return self.name or ",".join(parts) or "default"
+        name = ",".join(parts) or "default" if self.name is None else self.name
+        if name.strip(" .") != name or not name or set(name) & NOT_IN_NAMES:
+            raise UserError(
+                f"--name takes a folder's name, without {' '.join(sorted(NOT_IN_NAMES))} and "
+                f"without a space or a dot at its ends, got {name!r}"
+            )
+        if len(name.encode()) > LONGEST_NAME:
+            raise UserError(f"--name takes at most {LONGEST_NAME} bytes, got {name[:40]}…")
+        return name
 
 
 SHARED = frozenset(Shared.__dataclass_fields__)
+LONGEST_NAME = 200  # bytes
+NOT_IN_NAMES = frozenset('/\\:|?*"<>')  # on one system or another
 
 
 def _text(value: object) -> str:
