@@ -1,11 +1,15 @@
 """CIFAR-10: what is read from its one file, and what is said of a bad one."""
 
+import errno
+import os
+from pathlib import Path
+
 import numpy
 import pytest
 import torch
 
 from helpers import write_cifar
-from lab.bench.errors import UserError
+from lab.bench.errors import UserError, WriteError
 from lab.data import cifar
 from lab.data.cifar import CifarOptions
 from lab.networks.mlp import Normalisation
@@ -66,7 +70,8 @@ def test_downloaded_once(path, monkeypatch, tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["cifar10-12.npz"]
 
 
-def no_network(*_, **__):
+def no_network(root, *_, **__):
+    Path(root).mkdir(exist_ok=True)  # as torchvision does first
     raise OSError("<urlopen error no route>")
 
 
@@ -82,11 +87,30 @@ def test_the_first_points_of_the_smallest_file_that_has_enough(path, monkeypatch
     assert len(list(path.parent.iterdir())) == 4
 
 
+def test_a_full_disk_leaves_nothing_half_written(path, monkeypatch):
+    with numpy.load(path) as file:
+        arrays = dict(file)
+    path.unlink()
+    monkeypatch.setattr(cifar, "_downloaded", lambda o: arrays)
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(WriteError, match=r"cifar10-12\.npz cannot be written: No space left"):
+        cifar.load(options())
+    assert not list(path.parent.iterdir())
+
+
 def test_a_failed_download_names_the_ways_out(monkeypatch, tmp_path):
     monkeypatch.setattr("torchvision.datasets.CIFAR10", no_network)
-    ways = r"--data_dir data .*no route.*cifar10-N\.npz with N of 12 or more"
+    ways = (
+        r"CIFAR-10 could not be downloaded \(no route\); --data_dir, data here, .* "
+        r"cifar10-N\.npz with N of 12 or more"
+    )
     with pytest.raises(UserError, match=ways + "$"):
         cifar.load(options())
+    assert not list(tmp_path.iterdir())
     for points in (9, 11):
         write_cifar(tmp_path / "data", points)
     with pytest.raises(UserError, match=ways + r", cifar10-11\.npz there has too few$"):

@@ -1,7 +1,11 @@
 """The image sets: what is read, in what order and scale, and what is said of a bad file."""
 
+import socket
 import struct
+import zlib
 from dataclasses import replace
+from pathlib import Path
+from urllib.error import URLError
 
 import pytest
 import torch
@@ -66,7 +70,7 @@ def test_digits_need_no_files(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"<html>not found</html>", None])
 @pytest.mark.parametrize("name", FILES)
 def test_a_truncated_or_foreign_file_is_named(options, name, content):
-    path = images.Path(options.data_dir) / "MNIST" / "raw" / name
+    path = Path(options.data_dir) / "MNIST" / "raw" / name
     path.write_bytes(path.read_bytes()[:-7] if content is None else content)
     with pytest.raises(
         UserError, match=r"mnist files in --data_dir .* damaged or not mnist"
@@ -76,7 +80,7 @@ def test_a_truncated_or_foreign_file_is_named(options, name, content):
 
 
 def test_labels_beyond_nine_are_refused(options):
-    path = images.Path(options.data_dir) / "MNIST" / "raw" / "train-labels-idx1-ubyte"
+    path = Path(options.data_dir) / "MNIST" / "raw" / "train-labels-idx1-ubyte"
     path.write_bytes(path.read_bytes()[:-1] + b"\x0b")
     with pytest.raises(UserError, match="a label is not in 0 to 9"):
         images.load(options)
@@ -84,10 +88,27 @@ def test_labels_beyond_nine_are_refused(options):
 
 def test_a_failed_download_names_the_ways_out(options, monkeypatch, tmp_path):
     def no_network(*_, **__):
-        raise OSError("<urlopen error no route>")
+        raise URLError(socket.gaierror(-3, "Temporary failure in name resolution"))
 
     monkeypatch.setattr("torchvision.datasets.mnist.download_and_extract_archive", no_network)
-    with pytest.raises(UserError, match=r"--data_dir .* --dataset digits") as error:
-        images.load(replace(options, data_dir=str(tmp_path / "empty")))
-    assert "could not be downloaded" in str(error.value)
-    assert "\n" not in str(error.value)
+    for folder in ("empty", "new/and/deep"):
+        with pytest.raises(UserError) as error:
+            images.load(replace(options, data_dir=folder))
+        assert str(error.value) == (
+            "mnist could not be downloaded ([Errno -3] Temporary failure in name resolution); "
+            f"--data_dir, {folder} here, takes a folder that holds it already, and --dataset "
+            "digits needs no download"
+        )
+        assert not Path(folder).exists() and not Path("new").exists()
+
+
+def test_a_failed_download_leaves_what_was_there(options, monkeypatch):
+    def cut_off(url, download_root, **_):
+        (Path(download_root) / "train-images-idx3-ubyte.gz").write_bytes(b"half of it")
+        raise zlib.error("invalid block")
+
+    monkeypatch.setattr("torchvision.datasets.mnist.download_and_extract_archive", cut_off)
+    Path("mine/sub").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"downloaded \(invalid block\)"):
+        images.load(replace(options, data_dir="mine"))
+    assert Path("mine/sub").is_dir() and Path("mine/MNIST/raw").is_dir()

@@ -38,7 +38,7 @@ def replace(path: Path, write: Callable[[BinaryIO], Any]) -> None:
         with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)
             missing = content.tell() - shutil.disk_usage(path.parent).free
-        much = f", {missing / 1e6:.3g} MB are missing" if missing > 0 else ""
+        much = f", {-(-missing // 1000):,} kB are missing" if missing > 0 else ""
         raise WriteError(
             f"{path} cannot be written: {reason(error)}{much}; what was there before is kept, and "
             "the same command without --overwrite goes on from there"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import zipfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,8 +14,10 @@ import torch
 from torch import Tensor
 
 from lab.bench.errors import UserError
+from lab.bench.files import replace
 from lab.bench.options import option
 from lab.bench.shared import Shared
+from lab.data.downloads import download
 
 CLASSES = 10
 # Mean and standard deviation of the training pixels in [0, 1], for red, green and blue.
@@ -66,9 +69,7 @@ def load(o: CifarOptions) -> Cifar:
     path = Path(o.data_dir) / f"cifar10-{held}.npz"
     if held not in there:
         arrays = _downloaded(o)
-        aside = path.with_suffix(".tmp.npz")
-        numpy.savez(aside, **arrays)
-        aside.replace(path)
+        replace(path, lambda file: numpy.savez(file, **arrays))
     arrays = _read(path, held)
     tensors = []
     for name in ARRAYS:
@@ -112,17 +113,19 @@ def _read(path: Path, points: int) -> dict[str, numpy.ndarray]:
 def _downloaded(o: CifarOptions) -> dict[str, numpy.ndarray]:
     from torchvision.datasets import CIFAR10  # slow to import, and the npz does without
 
+    few = f", cifar10-{there[-1]}.npz there has too few" if (there := _files(o)) else ""
+    otherwise = (
+        f"--data_dir, {o.data_dir} here, takes a folder that holds it, or cifar10-N.npz with N of "
+        f"{o.points} or more{few}"
+    )
     arrays = {}
     for split in ("train", "test"):
-        try:
-            images = CIFAR10(o.data_dir, train=split == "train", download=True)
-        except (RuntimeError, OSError, ValueError, LookupError, EOFError) as error:
-            reason = " ".join(str(error).split())[:120]
-            few = f", cifar10-{there[-1]}.npz there has too few" if (there := _files(o)) else ""
-            raise UserError(
-                f"CIFAR-10 could not be downloaded into --data_dir {o.data_dir} ({reason}); "
-                f"give a folder that holds it, or cifar10-N.npz with N of {o.points} or more{few}"
-            ) from None
+        images = download(
+            "CIFAR-10",
+            Path(o.data_dir),
+            partial(CIFAR10, o.data_dir, split == "train", download=True),
+            otherwise,
+        )
         arrays[f"x_{split}"] = images.data[: o.points]
         arrays[f"y_{split}"] = numpy.array(images.targets[: o.points])
     return arrays

@@ -9,9 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lab.bench.errors import UserError
+from lab.bench.errors import UserError, reason
 from lab.bench.options import option
 from lab.bench.shared import Shared
+from lab.data.downloads import download
 
 # Mean and standard deviation of the training pixels in [0, 1].
 STATISTICS = {"mnist": (0.1307, 0.3081), "fashion_mnist": (0.2860, 0.3530)}
@@ -93,19 +94,17 @@ def _idx(o: ImageOptions) -> list[tuple[Tensor, Tensor]]:
     mean, deviation = STATISTICS[o.dataset]
     raw = Path(o.data_dir) / kind.__name__ / "raw"
     if not all((raw / f"{split}-{what}-ubyte").exists() for split, what in FILES):
-        try:
-            kind(o.data_dir, download=True)
-        except (RuntimeError, OSError) as error:
-            raise UserError(
-                f"{o.dataset} could not be downloaded ({_short(error)}); --data_dir takes a "
-                "folder that holds it already, and --dataset digits needs no download"
-            ) from None
+        otherwise = (
+            f"--data_dir, {o.data_dir} here, takes a folder that holds it already, and --dataset "
+            "digits needs no download"
+        )
+        download(o.dataset, raw, lambda: kind(o.data_dir, download=True), otherwise)
     splits = []
     for train in (True, False):
         try:
             images = kind(o.data_dir, train=train)
         except (RuntimeError, OSError, ValueError, TypeError, LookupError, AssertionError) as error:
-            raise UserError(_damaged(o, f"{type(error).__name__}: {_short(error)}")) from None
+            raise UserError(_damaged(o, f"{type(error).__name__}: {reason(error)}")) from None
         pixels, labels = images.data, images.targets
         if pixels.shape[1:] != (28, 28) or len(pixels) != len(labels):
             raise UserError(_damaged(o, f"{tuple(pixels.shape)} pixels, {len(labels)} labels"))
@@ -120,10 +119,6 @@ def _damaged(o: ImageOptions, what: str) -> str:
         f"the {o.dataset} files in --data_dir {o.data_dir} are damaged or not {o.dataset} "
         f"({what}); remove them and they are downloaded again"
     )
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:120]
 
 
 def _digits() -> list[tuple[Tensor, Tensor]]:
