@@ -28,6 +28,7 @@ from lab.bench import plots
 from lab.bench.cli import script
 from lab.bench.loop import training
 from lab.bench.options import option, parse
+from lab.bench.precision import double
 from lab.bench.runs import Run
 from lab.bench.seeds import generator
 from lab.data import images
@@ -104,8 +105,8 @@ def train(run: Run, o: Options, data: images.Images) -> None:
         return {
             "loss": loss_fn(outputs, y),
             "test_loss": loss_fn(outputs_test, y_test),
-            "train_accuracy": ((outputs > 0) == (y > 0)).double().mean(),
-            "test_accuracy": ((outputs_test > 0) == (y_test > 0)).double().mean(),
+            "train_accuracy": double((outputs > 0) == (y > 0)).mean(),
+            "test_accuracy": double((outputs_test > 0) == (y_test > 0)).mean(),
             "ntk_mean": (kernel.sum() - kernel[followed]) / (len(x) - 1),
             "inner_product_of_point": at_point.inner_products[0],
             "inner_product_rate": rate(),

@@ -79,7 +79,7 @@ PANELS = {
 
 def train(run: Run, o: Options, data: cifar.Cifar) -> None:
     raw_x, y, raw_x_test, y_test = data
-    normalise = Normalisation(cifar.MEAN, cifar.STD)
+    normalise = Normalisation(cifar.MEAN, cifar.STD).to(raw_x)
     x, x_test = normalise(raw_x), normalise(raw_x_test)
     targets = one_hot(y, CLASSES).to(x.dtype) if o.loss_fn == "MSE" else y
     loss_fn = mse_loss if o.loss_fn == "MSE" else cross_entropy

@@ -28,6 +28,7 @@ from lab.bench.cli import script
 from lab.bench.files import first_step, read_metrics
 from lab.bench.loop import training
 from lab.bench.options import option, parse
+from lab.bench.precision import double
 from lab.bench.runs import Run
 from lab.bench.seeds import generator
 from lab.bench.shared import Shared
@@ -84,7 +85,7 @@ def train(run: Run, o: Options, task: ModularTask) -> None:
     def measure(step: int) -> dict[str, torch.Tensor]:
         logits = network(task.pairs)
         losses = cross_entropy(logits, task.labels, reduction="none")
-        right = (logits.argmax(1) == task.labels).double()
+        right = logits.argmax(1) == task.labels
         of_a, of_b = network.rows.split(o.p)
         both = torch.cat([of_a, of_b], dim=1)
         sigma = torch.linalg.svdvals(network.rows)
@@ -94,8 +95,8 @@ def train(run: Run, o: Options, task: ModularTask) -> None:
         return {
             "loss": losses[task.train].mean(),
             "test_loss": losses[task.test].mean(),
-            "train_accuracy": right[task.train].mean(),
-            "test_accuracy": right[task.test].mean(),
+            "train_accuracy": double(right[task.train]).mean(),
+            "test_accuracy": double(right[task.test]).mean(),
             "rqi_parallelogram": orders.parallelogram_quality(of_a, of_b),
             "rqi_distance": orders.distance_quality(both),
             "effective_rank_squared": orders.effective_rank(sigma.square()),

@@ -28,6 +28,7 @@ from lab.bench.errors import UserError
 from lab.bench.files import first_step
 from lab.bench.loop import training
 from lab.bench.options import option, parse
+from lab.bench.precision import double
 from lab.bench.runs import Run
 from lab.bench.seeds import generator
 from lab.bench.shared import Shared
@@ -114,15 +115,15 @@ def train(run: Run, o: Options, data: tuple[torch.Tensor, torch.Tensor]) -> None
         others = of_margin(x_test[: o.samples], y_test[: o.samples])
         return {
             "loss": loss_fn(outputs, y),
-            "train_accuracy": right.double().mean(),
-            "test_accuracy": right_test.double().mean(),
+            "train_accuracy": double(right).mean(),
+            "test_accuracy": double(right_test).mean(),
             "parameter_norm": torch.stack([p.norm() for p in parameters]).norm(),
             "jacobian_norm": JacobianRegulariser(model, directions, generator=draws)(embed(x)),
             "alignment": Centroids(model)(embed(x)).alignments.mean(),
             "margin_alignment": of_margin(x, y).alignments.mean(),
             "test_margin_alignment": others.alignments.mean(),
-            "train_sequence_accuracy": right.all(1).double().mean(),
-            "test_sequence_accuracy": right_test.all(1).double().mean(),
+            "train_sequence_accuracy": double(right.all(1)).mean(),
+            "test_sequence_accuracy": double(right_test.all(1)).mean(),
             **changes_by_one_symbol(logits_of, x_test[: o.samples, : o.length], o.symbols),
         }
 

@@ -28,6 +28,7 @@ from lab.bench.errors import UserError
 from lab.bench.files import first_step
 from lab.bench.loop import training
 from lab.bench.options import option, parse
+from lab.bench.precision import double
 from lab.bench.runs import Run
 from lab.bench.seeds import generator
 from lab.bench.shared import Shared
@@ -110,8 +111,8 @@ def train(run: Run, o: Options, data: tuple[torch.Tensor, torch.Tensor]) -> None
         energies = trained.centroids.square()
         return {
             "loss": hinge(outputs, y),
-            "train_accuracy": (outputs.sign() == y).double().mean(),
-            "test_accuracy": (network(x_test).sign() == y_test).double().mean(),
+            "train_accuracy": double(outputs.sign() == y).mean(),
+            "test_accuracy": double(network(x_test).sign() == y_test).mean(),
             "parameter_norm": torch.stack([p.norm() for p in parameters]).norm(),
             "jacobian_norm": regulariser(x),
             "alignment": (y * Centroids(network)(x).alignments).mean(),

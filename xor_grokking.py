@@ -23,6 +23,7 @@ from lab.bench import plots
 from lab.bench.cli import script
 from lab.bench.loop import training
 from lab.bench.options import option, parse
+from lab.bench.precision import double
 from lab.bench.runs import Run
 from lab.bench.seeds import generator
 from lab.bench.shared import Shared
@@ -94,7 +95,7 @@ class Network(torch.nn.Module):
 
 
 def accuracy(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    return (outputs.sign() == labels).double().mean()
+    return double(outputs.sign() == labels).mean()
 
 
 def train(run: Run, o: Options) -> None:
@@ -118,13 +119,12 @@ def train(run: Run, o: Options) -> None:
         columns = noise[:, SIGNAL:]
         columns.copy_(torch.randn(columns.shape, generator=draws, dtype=torch.float64))
         # Linear, so that one product serves every size of noise.
-        clean, moved = network.first(x_test), network.first(noise)
-        under = {std: accuracy(network.head(clean + std * moved), y_test) for std in NOISE}
+        clean, move = network.first(x_test), network.first(noise)
         return {
             "loss": mse_loss(outputs, y),
             "train_accuracy": accuracy(outputs, y),
             "test_accuracy": accuracy(network.head(clean), y_test),
-            **{f"accuracy_at_{std}": value for std, value in under.items()},
+            **{f"accuracy_at_{s}": accuracy(network.head(clean + s * move), y_test) for s in NOISE},
             "centroid_norm_of_point": of_training.norms[followed],
             "inner_product_of_point": of_training.inner_products[followed],
             "alignment_of_point": of_training.alignments[followed],

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import io
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import numpy
 import yaml
@@ -83,6 +85,35 @@ def read_yaml(path: str | Path) -> Any:
         return yaml.load(content, _Yaml)
     except (ValueError, yaml.YAMLError, RecursionError) as error:
         raise ValueError(reason(error)) from None
+
+
+def lock(folder: Path) -> IO[str]:
+    """Keeps other processes out of a folder until this one ends, however it ends.
+
+    A disk without locks is used without one, and a line says so.
+
+    Returns:
+        the file that is locked, to be kept open.
+
+    Raises:
+        UserError: if another process works in the folder.
+    """
+    file = (folder / ".lock").open("w")
+    with contextlib.suppress(ImportError):  # not on Windows
+        import fcntl
+
+        try:
+            # Not flock: a second run in the same process may follow the first at once.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise UserError(f"another process is working in {folder}") from None
+            if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+                raise
+            print(
+                f"{folder}: warning: no locks here; let only one run write to it", file=sys.stderr
+            )
+    return file
 
 
 def columns(rows: list[dict[str, float]]) -> dict[str, numpy.ndarray]:

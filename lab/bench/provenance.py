@@ -26,10 +26,18 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "command": typed_line(),
         "commit": _commit(),
         "device": machine,
+        "tf32": torch.backends.cuda.matmul.allow_tf32,
         "python": platform.python_version(),
-        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "packages": {name: _version(name) for name in PACKAGES},
         "started": now(),
     }
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "absent"
 
 
 def typed_line() -> str:

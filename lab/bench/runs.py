@@ -7,8 +7,6 @@ from them, so that the two cannot disagree after an interruption.
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import math
 import sys
 import time
@@ -22,7 +20,7 @@ import yaml
 from lab.bench.checkpoints import copied, read_checkpoint, restore
 from lab.bench.draws import Batches, Draws
 from lab.bench.errors import UserError, reason
-from lab.bench.files import columns, read_config, replace, write_figure
+from lab.bench.files import columns, lock, read_config, replace, write_figure
 from lab.bench.progress import summary
 from lab.bench.provenance import changes, now, provenance
 from lab.bench.shared import Shared
@@ -50,6 +48,7 @@ class Run:
         self.options = options
         self.folder = Path(options.out_dir) / script / options.run_name()
         self.device = options.torch_device()
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = options.tf32
         self.rows: list[dict[str, float]] = []
         self.step = 0
         self.seconds = 0.0
@@ -142,7 +141,9 @@ class Run:
     def _open(self) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock()
+            self._lock_file = lock(self.folder)
+            for left_over in self.folder.glob("*.tmp"):
+                left_over.unlink()
             config = self.folder / "config.yaml"
             if config.exists() and not self.options.overwrite:
                 self._continue()
@@ -219,21 +220,6 @@ class Run:
                 entry |= {key: new for key, (_, new) in other.items()}
             before.setdefault("continued", []).append(entry)
             self._write_config()
-
-    def _lock(self) -> None:
-        """Keeps other processes out of the folder until this one ends, however it ends."""
-        with contextlib.suppress(ImportError):  # not on Windows
-            import fcntl
-
-            self._lock_file = (self.folder / ".lock").open("w")
-            try:
-                # Not flock: a second run in the same process may follow the first at once.
-                fcntl.lockf(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno in (errno.EACCES, errno.EAGAIN):  # else this disk knows no locks
-                    raise UserError(f"another process is working in {self.folder}") from None
-        for left_over in self.folder.glob("*.tmp"):
-            left_over.unlink()
 
     def _write_config(self) -> None:
         text = yaml.safe_dump(self._config, sort_keys=False, allow_unicode=True)

@@ -37,6 +37,9 @@ class Shared:
     checkpoint_every: float = option(
         30.0, "seconds between checkpoints; 0 for one after every update", least=0, names_run=False
     )
+    tf32: bool = option(
+        False, "on CUDA, products of float32 with 10 bits of precision", names_run=False
+    )
     quiet: bool = option(False, "show neither progress nor what came out", names_run=False)
 
     def torch_dtype(self) -> torch.dtype:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lab.bench.errors import UserError, reason
 from lab.bench.options import option
+from lab.bench.precision import double
 from lab.bench.shared import Shared
 from lab.data.downloads import download
 
@@ -83,7 +84,7 @@ def load(o: ImageOptions, classes: tuple[int, ...] | None = None) -> Images:
 
 def accuracy(outputs: Tensor, labels: Tensor) -> Tensor:
     """Share of the rows of `outputs` (N, C) whose largest entry is that of their label (N,)."""
-    return (outputs.argmax(1) == labels).double().mean()
+    return double(outputs.argmax(1) == labels).mean()
 
 
 def _idx(o: ImageOptions) -> list[tuple[Tensor, Tensor]]:

@@ -87,7 +87,7 @@ def under_attack(
     # float32, in which the library computes, rounds a pixel by up to 6e-8.
     assert perturbation <= epsilon + 1e-6, f"a pixel was changed by {perturbation}"
     correct = _classes(model, points, batch_size) == y
-    return Attacked(correct.double().mean().item(), points, perturbation)
+    return Attacked(correct.cpu().double().mean().item(), points, perturbation)
 
 
 def adversarial_points(

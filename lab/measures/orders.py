@@ -119,7 +119,7 @@ def summed_logits_kernel(network: ModularMLP, pairs: Tensor) -> Tensor:
 
 def label_kernel(labels: Tensor) -> Tensor:
     """1 where two labels are the same, else 0: (n, n) of (n,), the ideal kernel of the task."""
-    return (labels[:, None] == labels).double()
+    return (labels[:, None] == labels).float()
 
 
 def alignment(kernel: Tensor, target: Tensor) -> Tensor:

@@ -24,9 +24,9 @@ def radii(network: nn.Module, x: Tensor) -> Tensor:
         network: of the layers that layers.py lists, which it is refused for otherwise.
         x: (B, *input).
     """
-    network = copy.deepcopy(network).double().cpu().requires_grad_(False)
+    network = copy.deepcopy(network).cpu().double().requires_grad_(False)
     steps = list(steps_of(network))
-    x = x.detach().double().cpu()
+    x = x.detach().cpu().double()
 
     def units(x: Tensor) -> Tensor:  # (B, *input) → (B, n), before their activations
         values, at, before = [x], 0, []

@@ -38,7 +38,7 @@ def plane(origin: Tensor, first: Tensor, second: Tensor) -> Plane:
     Raises:
         SliceError: if the directions span no plane.
     """
-    origin, *spans = (part.detach().double().cpu() for part in (origin, first, second))
+    origin, *spans = (part.detach().cpu().double() for part in (origin, first, second))
     spans = torch.nn.functional.normalize(torch.stack(spans).flatten(1), eps=0.0)
     basis, triangular = torch.linalg.qr(spans.T)
     lengths = triangular.diagonal()
@@ -54,7 +54,7 @@ def plane_through(points: Tensor) -> Plane:
     Raises:
         SliceError: if they lie on one line, or two of them are equal.
     """
-    return plane(points.double().mean(0), points[1] - points[0], points[2] - points[0])
+    return plane(points.cpu().double().mean(0), points[1] - points[0], points[2] - points[0])
 
 
 def square(centre: ArrayLike, half_width: float) -> NDArray:

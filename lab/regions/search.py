@@ -53,7 +53,7 @@ def partition(
             of the batch.
         SliceError: if there are more regions than `limit`.
     """
-    network = copy.deepcopy(network).double().cpu().requires_grad_(False)
+    network = copy.deepcopy(network).cpu().double().requires_grad_(False)
     steps = list(steps_of(network))
     window = numpy.asarray(window, dtype=float)
     reach = numpy.linalg.norm(window, axis=1).max()

@@ -116,7 +116,7 @@ def windows(
     return [
         window(network, plane, at, half_width, limit)
         for plane, three in zip(planes(points, samples), of_three, strict=True)
-        for at in plane.coordinates(points[three].detach().double().cpu())
+        for at in plane.coordinates(points[three].detach().cpu().double())
     ]
 
 
