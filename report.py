@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> None:
         "--out_dir", help="folder of the runs (default: results for the pages, runs for a report)"
     )
     parser.add_argument("--data_dir", default="data", help="folder of the images (default: data)")
-    parser.add_argument("--name", help="of the picture that compare draws (default: the runs')")
+    parser.add_argument("--name", help="of the picture's file, for compare, figure_1, 11 and 6")
     parser.add_argument("--check", action="store_true", help="compare the pages, write nothing")
     parser.error = lambda message: parser.exit(2, f"report.py: error: {message}\n")  # type: ignore[method-assign]
     o = parser.parse_intermixed_args(argv)
@@ -93,6 +93,8 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError("--check takes no report: it compares all pages")
     if o.report not in NAMES:
         raise UserError(f"there is no report {o.report}; there are {', '.join(NAMES)}")
+    if o.name is not None and (set(o.name) & set("/\\") or not o.name):
+        raise UserError(f"--name takes a file's name, without slashes, got {o.name!r}")
     request = reports.Request(
         Path(o.out_dir or "runs"), tuple(o.words), o.data_dir, typed_line(), script_module, o.name
     )

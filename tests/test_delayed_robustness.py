@@ -13,6 +13,7 @@ import delayed_robustness
 import report
 from helpers import ROOT, interrupt, run, write_cifar
 from lab.bench.files import read_metrics
+from lab.bench.plots import Figure
 from lab.bench.seeds import generator
 from lab.data import cifar
 from lab.fast.convolutions import convolutional_network
@@ -175,6 +176,26 @@ def test_figure_6_draws_images_and_their_centroids(capsys, monkeypatch):
     for shown, centroid in zip(rows["jr0.01"], found.centroids, strict=True):
         torch.testing.assert_close(2 * shown - 1, centroid / centroid.abs().max())
     assert captions["jr0.01"] == [f"cosine {a:.2f}" for a in found.alignments]
+    assert report.main(["figure_6", "jr0", "jr0.01", "--name", "both"]) == 0
+    assert (RUNS / "both.png").exists()
+
+
+def test_figure_5_is_weight_decay_against_grokalign(monkeypatch, capsys):
+    for jr in (0.01, 0):
+        assert main(*QUICK, "--jr", jr, "--steps", 2) == 0
+    with_it, without = sorted(
+        (run for run in RUNS.iterdir()), key=lambda run: "jr=" not in run.name
+    )
+    words = without.name.split(",")
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *a, **k: drawn.append(figure))
+    capsys.readouterr()
+    assert report.main(["figure_5", *words]) == 0
+    assert capsys.readouterr().out.strip() == f"{RUNS}/{','.join(['figure_5', *words])}.png"
+    for line, folder in zip(drawn[0].axes[1].lines, (without, with_it), strict=True):
+        assert line.get_ydata().tolist() == read_metrics(folder)["alignment"].tolist()
+    legend = drawn[0].axes[0].get_legend().get_texts()
+    assert [text.get_text() for text in legend] == ["weight decay", "GrokAlign (λ_Jac 0.01)"]
 
 
 def test_figure_6_of_unfinished_foreign_or_damaged_runs_is_refused(capsys):
@@ -206,8 +227,8 @@ def test_the_grid_is_both_runs_at_a_laptop_s_size(tmp_path):
     done = run("sweep.py", ROOT / "configs/figure_5.yaml", "--dry_run", folder=tmp_path)
     size = "python delayed_robustness.py --points 256 --filters 8"
     assert done.stdout.splitlines()[:2] == [
-        f"{size} --batch_size 64",
-        f"{size} --jr 0.001 --batch_size 64",
+        f"{size} --batch_size 64 --attack_points 256",
+        f"{size} --jr 0.001 --batch_size 64 --attack_points 256",
     ]
 
 
@@ -282,7 +303,8 @@ def test_the_figures_show_both_attacks(attack, columns, monkeypatch):
     monkeypatch.setattr(
         "lab.bench.runs.Run.save_figure", lambda run, drawing: drawn.append(drawing.axes[2])
     )
-    assert main(*QUICK, "--steps", 2, "--attack", attack, "--name", "attacked") == 0
+    size = TINY if attack == "none" else QUICK
+    assert main(*size, "--steps", 2, "--attack", attack, "--name", "attacked") == 0
     (axes,) = drawn
     legend = axes.get_legend()
     labels = [text.get_text() for text in legend.get_texts()] if legend else ["test accuracy"]

@@ -10,6 +10,7 @@ import inhibiting_generalisation
 import report
 from helpers import interrupt, run
 from lab.bench.files import read_metrics
+from lab.bench.plots import COLOURS, Figure
 from lab.bench.runs import Run
 from lab.bench.seeds import generator
 from lab.networks.mlp import relu_mlp
@@ -44,12 +45,12 @@ def test_the_command_users_type_also_after_a_kill(tmp_path):
 
 def test_the_level_is_held_and_zero_minimises():
     """With a heavy weight the mean norm goes to the level from above and from below."""
-    words = ("--num_projections", "exact", "--weight_decay", 0, "--lr", 3e-3, "--steps", 600)
+    words = ("--weight_decay", 0, "--lr", 3e-3, "--steps", 600)
     last = {}
     for level in ("0.0", "5.0", "40.0", "none"):
-        weight = () if level == "none" else ("--jr_weight", 10)
+        term = () if level == "none" else ("--jr_weight", 10, "--num_projections", "exact")
         name = f"level {level}"
-        assert main("--jr", level, *weight, *words, "--init_scale", 3, "--name", name) == 0
+        assert main("--jr", level, *term, *words, "--init_scale", 3, "--name", name) == 0
         metrics = read_metrics(f"runs/inhibiting_generalisation/{name}")
         last[level] = metrics["jacobian_norm"][-1]
     start = metrics["jacobian_norm"][0]
@@ -117,12 +118,30 @@ def test_a_huge_gradient_moves_the_weights_no_further_than_the_clip_allows(monke
     assert moved[0] > 1000 * moved[0.5]
 
 
-def test_figure_7_draws_the_runs_that_are_there(capsys):
-    assert report.main(["figure_7"]) == 2
-    assert "there is no run in runs/inhibiting_generalisation" in capsys.readouterr().err
-    for level, name in (("0.0", "default"), ("none", "jr=None")):
-        assert main("--jr", level, "--steps", 5, "--name", name) == 0
+def test_figure_7_draws_a_colour_a_level_and_a_line_a_seed(capsys, monkeypatch):
+    words = ("dataset=digits", "points=60", "width=12", "batch_size=24", "steps=5")
+    assert report.main(["figure_7", *words]) == 2
+    assert "there is no finished run with these options in" in capsys.readouterr().err
+    for level, seed in (("none", 0), ("5.0", 0), ("0.0", 1), ("0.0", 0)):
+        assert main("--jr", level, "--steps", 5, "--seed", seed) == 0
+    assert main("--steps", 5, "--clip", 0) == 0
+    drawn, savefig = [], Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda figure, *a, **k: [drawn.append(figure), savefig(figure, *a, **k)]
+    )
     capsys.readouterr()
-    assert report.main(["figure_7"]) == 0
-    picture = capsys.readouterr().out.strip()
-    assert Path(picture).read_bytes().startswith(b"\x89PNG")
+    assert report.main(["figure_7", *words]) == 0
+    path = Path(capsys.readouterr().out.strip())
+    assert path.name == f"figure_7,{','.join(words)}.png"
+    assert path.read_bytes().startswith(b"\x89PNG")
+    accuracies, norms = drawn.pop().axes[:2]
+    labels = [text.get_text() for text in accuracies.get_legend().get_texts()]
+    assert labels[:3] == ["minimised", "held at 5.0", "without the term"]
+    colours = [line.get_color() for line in norms.lines]
+    assert colours == [COLOURS[0]] * 2 + [COLOURS[1], COLOURS[2]]  # two seeds of the first
+    name = "dataset=digits,points=60,width=12,batch_size=24,steps=5"
+    for line, seed in zip(norms.lines, ("", ",seed=1"), strict=False):
+        metrics = read_metrics(f"runs/inhibiting_generalisation/{name}{seed}")
+        assert line.get_ydata().tolist() == metrics["centroid_norm"].tolist()
+    assert report.main(["figure_7", *words, "clip=0"]) == 0
+    assert len(drawn.pop().axes[1].lines) == 1

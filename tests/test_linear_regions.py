@@ -208,7 +208,8 @@ def test_a_run_of_older_code_and_its_recorded_copies_are_drawn_alike(drawn):
     assert not Path("results/linear_regions/new/checkpoint.pt").exists()
     for each in RUNS.glob("figure_1*"):
         each.unlink()
-    copies = figure("results/linear_regions/new", "half_width=0.3")
+    copies = figure("results/linear_regions/new", "half_width=0.3", "--name", "figure_1,kept")
+    assert (RUNS / "figure_1,kept.csv").exists()
     key = lambda row: (row["moment"], row["sample"])  # noqa: E731
     assert sorted(copies, key=key) == sorted(new, key=key)
     assert [picture.moment for picture in drawn[-1][2]] == ["memorised", "last"]
@@ -254,6 +255,7 @@ def test_runs_that_cannot_be_drawn(capsys):
 def test_bad_words_of_a_figure_are_one_line(words, complaint, capsys):
     tiny = ("--dataset", "digits", "--points", 30, "--width", 4, "--device", "cpu", "--steps", 1)
     assert main(*tiny, "--name", "a") == 0
+    capsys.readouterr()
     assert report.main(["figure_1", "linear_regions/a", *words]) == 2
     (error,) = capsys.readouterr().err.strip().splitlines()
     assert complaint in error
@@ -309,9 +311,8 @@ def test_it_draws_the_runs_of_accelerating_grokking():
 def test_figure_7s_runs_at_three_moments_and_the_same_training_here(drawn):
     words = ("--dataset", "digits", "--points", 260, "--width", 16, "--init_scale", 2, "--lr")
     words = (*words, 0.005, "--batch_size", 50, "--device", "cpu", "--steps", 600)
-    seven = ("--jr_weight", 0.002, "--num_logs", 300)
-    for level, name in ((0, "default"), ("none", "jr=None")):
-        line = (*words, *seven, "--jr", level, "--name", name)
+    for name, *level in (("default", "--jr", 0, "--jr_weight", 0.002), ("jr=None", "--jr", "none")):
+        line = (*words, "--num_logs", 300, *level, "--name", name)
         assert inhibiting_generalisation.main([str(word) for word in line]) == 0
     there = moments_of("runs/inhibiting_generalisation/default")
     for name, samples in (("figure_1", 3), ("figure_11", 12)):

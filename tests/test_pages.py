@@ -1,16 +1,20 @@
 """report.py: pages from runs, and what --check says of a page that differs from them."""
 
+import dataclasses
 import re
 import shutil
+from dataclasses import dataclass
 
 import numpy
 import pytest
 
 import report
 from helpers import ROOT, run
-from lab.bench.statistics import Finished, arrival
+from lab.bench.options import option
+from lab.bench.shared import Shared
+from lab.bench.statistics import Finished, arrival, finished_runs
 from lab.reports._columns import Columns
-from lab.reports._pages import TEMPLATES
+from lab.reports._pages import TEMPLATES, Pages, _Page
 from lab.reports._rows import Rows
 from lab.reports._values import Runs, Values
 
@@ -95,6 +99,25 @@ def test_runs_that_never_arrive_are_censored():
     assert arrival([None, 200, 300, 400], [50, 500, 500, 500]).startswith("300 [")
     assert arrival([None, None], [500, 500]) == "– (0 of 2)"
     assert "never" not in Values((100, 200, None), (500,) * 3).interval()
+
+
+def test_runs_with_other_options_are_other_runs():
+    @dataclass
+    class Options(Shared):
+        samples: tuple[int, ...] = option((0, 1), "points", least=0)
+
+    config = {**dataclasses.asdict(Options()), "samples": [0, 1], "provenance": {}}  # as in YAML
+    plain, other = (Finished(ROOT, each, {}) for each in (config, {**config, "scaling": True}))
+    assert finished_runs([plain, other], Options, ()) == {(): {0: plain}}
+    assert finished_runs([plain], Options, (), samples=(0, 2)) == {}
+
+
+def test_a_claim_without_runs_has_no_verdict():
+    page = _Page(Pages(ROOT, None, "", draw=False), "xor_grokking")
+    there = runs_of([0.0, 0.5, 1.0])
+    assert page.claim("a", there, Rows(), caller=lambda: "holds\n") == "| a | holds |\n"
+    assert page.claim("b", Runs([]), Rows(), caller=lambda: "holds") == "| b | not run yet |\n"
+    assert page.claim("c", caller=lambda: "holds") == "| c | holds |\n"
 
 
 @pytest.fixture

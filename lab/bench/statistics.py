@@ -15,6 +15,7 @@ from scipy import stats
 
 from lab.bench.errors import UserError
 from lab.bench.files import is_finished, read_config, read_metrics
+from lab.bench.options import WRITTEN_BY_RUNS
 
 Row = dict[str, str]
 
@@ -55,10 +56,14 @@ def finished_runs(
     """
     free = tuple(free)
     wanted = {**options().identity(), **fixed}
+    known = {*options.__dataclass_fields__, *WRITTEN_BY_RUNS}  # a run of other options is another
     same = {k: v for k, v in wanted.items() if k not in (*free, "seed")}
+    same |= {k: list(v) for k, v in same.items() if isinstance(v, tuple)}  # as YAML reads them
     groups: dict[tuple[Any, ...], dict[int, Finished]] = defaultdict(dict)
     for run in all_finished(runs) if isinstance(runs, Path) else runs:
-        if all(run.config.get(key) == value for key, value in same.items()):
+        if run.config.keys() <= known and all(
+            run.config.get(key) == value for key, value in same.items()
+        ):
             groups[tuple(run.config[name] for name in free)][run.config["seed"]] = run
     return groups
 

@@ -15,7 +15,7 @@ A template `templates/<script>.md` becomes `<out_dir>/<script>/README.md`, `inde
     {{ picture("default/figure.png", "Figure 4") }}    a picture that is there
     {{ commands(runs(), runs(jr=1.0)) }}               what makes the runs
     {{ paper("7.56 ± 0.82") }}                         a fact that no run of ours gives
-    {% call claim("…") %} verdict {% endcall %}        a row of the page, the index and the gallery
+    {% call claim("…", runs()) %} … {% endcall %}   a row of the page, the index, the gallery
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ import jinja2
 
 from lab.bench.errors import UserError
 from lab.bench.provenance import typed_line
-from lab.bench.statistics import Finished, all_finished, finished_runs, markdown
+from lab.bench.statistics import Finished, Row, all_finished, finished_runs, markdown
 from lab.bench.sweeps import Job
 from lab.reports import Request
 from lab.reports._columns import Columns
@@ -59,6 +59,7 @@ class Pages:
     ) -> None:
         self.out_dir, self.script, self.data_dir, self.draw = out_dir, script, data_dir, draw
         self.claims: dict[str, list[tuple[str, str]]] = {}
+        self.tables: dict[tuple[str, tuple[str, ...]], dict[str, list[Row]]] = {}
         self._finished: dict[str, list[Finished]] = {}
         self._jinja = jinja2.Environment(
             loader=jinja2.FileSystemLoader(TEMPLATES),
@@ -67,7 +68,7 @@ class Pages:
             lstrip_blocks=True,
             keep_trailing_newline=True,
         )
-        self._jinja.filters["n"] = "{:,}".format
+        self._jinja.filters["n"] = lambda x: x if x == NOT_RUN else f"{x:,}"
 
     def texts(self) -> dict[Path, str]:
         """Every page's place and text; the project's README only for its own `results`."""
@@ -114,8 +115,12 @@ class _Page:
     def cells(self, report: str, name: str, *words: str, **options: Any) -> Rows:
         """A table of a report, none if there are no runs."""
         module = importlib.import_module(f"lab.reports.{report}")
+        request, made = self._request(words, options), self._pages.tables
+        key = (report, request.words)
         with contextlib.suppress(UserError):
-            return Rows(module.tables(self._request(words, options))[name])
+            if key not in made:
+                made[key] = module.tables(request)
+            return Rows(made[key][name])
         return Rows()
 
     def table(self, report: str, name: str, *words: str, **options: Any) -> str:
@@ -161,8 +166,9 @@ class _Page:
     def paper(self, text: str) -> str:
         return text
 
-    def claim(self, text: str, caller: Callable[[], str]) -> str:
-        verdict = " ".join(caller().split())
+    def claim(self, text: str, *runs: Any, caller: Callable[[], str]) -> str:
+        """A row with a verdict; where runs are given, and none of them is there, without."""
+        verdict = NOT_RUN if runs and not any(runs) else " ".join(caller().split())
         self._pages.claims.setdefault(self._name, []).append((text, verdict))
         return f"| {text} | {verdict} |\n"  # Jinja has taken the line's own end
 

@@ -115,10 +115,13 @@ class Runs:
     def __init__(self, runs: Iterable[Finished]) -> None:
         self.runs = list(runs)
 
+    def __len__(self) -> int:
+        return len(self.runs)
+
     @property
     def n(self) -> int:
         """The number of runs."""
-        return len(self.runs)
+        return len(self)
 
     def one(self, seed: int = 0) -> Runs:
         """Only the run of this seed."""
@@ -163,11 +166,14 @@ class Runs:
         """The smallest measurement between two steps."""
         return self._of(lambda m: numpy.nanmin(m[column][_within(m, after, until)]))
 
-    def step_of_most(self, column: str, after: float = 0) -> Values:
-        """The step of the largest measurement after a step."""
-        return self._of(
-            lambda m: m["step"][_within(m, after)][numpy.nanargmax(m[column][_within(m, after)])]
-        )
+    def step_of_most(self, column: str, after: float = 0, until: float = numpy.inf) -> Values:
+        """The step of the largest measurement between two steps."""
+
+        def measure(m: dict[str, numpy.ndarray]) -> float:
+            there = _within(m, after, until)
+            return m["step"][there][numpy.nanargmax(m[column][there])]
+
+        return self._of(measure)
 
     def step_of_fewest(self, column: str, after: float = 0) -> Values:
         """The step of the smallest measurement after a step."""
@@ -182,8 +188,8 @@ class Runs:
     def picked(self, rows: Rows, column: str, **cells: str) -> Values:
         """A column of a table, in the rows of these runs in which other cells are as given."""
         names = [run.folder.name for run in self.runs]
-        found = [row for name in names for row in rows.having(run=name, **cells)]
-        return Values(tuple(float(row[column]) for row in found))
+        found = [row[column] for name in names for row in rows.having(run=name, **cells)]
+        return Values(tuple(float(cell) for cell in found if cell))
 
     def last_step(self) -> Values:
         """The updates made."""

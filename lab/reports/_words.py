@@ -6,6 +6,7 @@ from typing import Any
 
 from lab.bench.errors import UserError
 from lab.bench.options import Takes
+from lab.bench.statistics import Finished, finished_runs
 from lab.reports import Request
 
 
@@ -29,3 +30,31 @@ def options_in(request: Request, options: Any) -> dict[str, Any]:
         flag = {"true": True, "false": False}.get(value, value)  # as YAML reads them
         found[name] = takes[name](name, flag if takes[name].kind is bool else value)
     return found
+
+
+def runs_in(request: Request, script: str, *free: str) -> list[list[Finished]]:
+    """Finished runs whose options are as the words say, in groups that differ in their seeds.
+
+    Args:
+        request: what `report.py` was asked for; its words are `option=value` each.
+        script: the script's name.
+        free: names of options that may have any value, by which the groups are sorted, none last.
+
+    Raises:
+        UserError: if there is no such run, or as `options_in`.
+    """
+    options = request.script(script).Options
+    given = options_in(request, options)
+    seed = given.pop("seed", None)
+    free = tuple(name for name in free if name not in given)
+    groups = finished_runs(request.out_dir / script, options, free, **given)
+    of_seed = {
+        key: [run for number, run in sorted(runs.items()) if seed in (None, number)]
+        for key, runs in groups.items()
+    }
+    keys = sorted(filter(of_seed.get, of_seed), key=lambda key: [(v is None, v) for v in key])
+    if not keys:
+        raise UserError(
+            f"there is no finished run with these options in {request.out_dir / script}"
+        )
+    return [of_seed[key] for key in keys]

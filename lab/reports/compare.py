@@ -19,8 +19,6 @@ def report(request: Request) -> None:
     Raises:
         UserError: if a run is not there, or is not one of this script.
     """
-    if request.name is not None and (set(request.name) & set("/\\") or not request.name):
-        raise UserError(f"--name takes a file's name, without slashes, got {request.name!r}")
     if len(request.words) < 2:
         raise UserError("compare takes a script and its runs, as in: compare xor_grokking default")
     name, *given = request.words

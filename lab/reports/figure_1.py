@@ -58,8 +58,8 @@ def draw_points(request: Request, name: str, samples: Sequence[int]) -> None:
     except SliceError as error:
         raise UserError(str(error)) from None
     rows = table(drawn, samples, data)
-    title = name
-    if request.words:  # a file of its own
+    title = request.name or name
+    if request.words and request.name is None:  # a file of its own
         runs = ["_".join(folder.parts[-2:]) for folder in folders] if given else []
         chosen = [word for word in request.words if word not in given]
         title = ",".join([name, *runs, *chosen])[:LONGEST]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from lab.bench import plots
@@ -26,27 +27,33 @@ Values = dict[str, numpy.ndarray]
 
 
 def report(request: Request) -> None:
-    """Draws the two panels, and prints the largest alignments at equal norms and factors.
+    """Draws the two panels, and prints the tables.
 
     Raises:
         UserError: if there is no finished run, or a word is no option.
     """
-    options = request.script(SCRIPT).Options
-    folder = request.out_dir / SCRIPT
+    for name, rows in tables(request).items():
+        print(f"{name}\n\n{markdown(rows)}\n")
+    path = request.out_dir / SCRIPT / f"{','.join(['figure_10', *request.words])}.png"
+    write_figure(path, figure(chosen(request), request.typed))
+    print(path)
+
+
+def tables(request: Request) -> dict[str, list[Row]]:
+    """The largest alignments during training, and what they go with; raises as `report`."""
+    value, given = chosen(request), options_in(request, request.script(SCRIPT).Options)
+    depth = given.get("depth", request.script(SCRIPT).Options.depth)
+    return {"largest_alignments": readings(value, depth), "correlations": correlations(value)}
+
+
+def chosen(request: Request) -> Values:
+    """Each quantity, of all networks that the words choose; raises as `report`."""
+    options, folder = request.script(SCRIPT).Options, request.out_dir / SCRIPT
     wanted = {**options().identity(), **options_in(request, options)}
     found = networks(folder, {k: v for k, v in wanted.items() if k not in FREE})
     if not found:
         raise UserError(f"there is no finished run with these options in {folder}")
-    value = {key: numpy.array([network[key] for network in found]) for key in found[0]}
-    print(f"Largest alignment during training, mean and range, of {len(found)} networks\n")
-    print(markdown(readings(value, wanted["depth"])), "\n")
-    if len(found) > 2:
-        for name in BEGUN[1:]:
-            r = numpy.corrcoef(numpy.log(value[name]), value["max_alignment"])[0, 1]
-            print(f"correlation with the logarithm of {name}: {r:.3f}")
-    path = folder / f"figure_10{''.join(f',{word}' for word in request.words)}.png"
-    write_figure(path, figure(value, request.typed))
-    print(path)
+    return {key: numpy.array([network[key] for network in found]) for key in found[0]}
 
 
 def networks(folder: Path, same: dict[str, Any]) -> list[dict[str, float]]:
@@ -73,16 +80,17 @@ def networks(folder: Path, same: dict[str, Any]) -> list[dict[str, float]]:
 
 
 def readings(value: Values, depth: int) -> list[Row]:
-    """The largest alignment, mean and range, by three ways to compare output and weights.
+    """The largest alignment, mean and range, by ways to compare output and weights.
 
     A factor on the output changes nothing in the official norm, which leaves it out, so that the
     first column is what it does at an equal official norm. With the second, it is compared at an
     equal factor. A factor on the weights acts in each of the `depth` layers, so that its root, in
     the third, has the effect on our norm that the factor on the output has: an equal scaled norm.
+    The fourth has the factor on both.
     """
 
-    def alignments(scaled: str, other: str, scale: float) -> str:
-        some = numpy.isclose(value[f"{scaled}_scale"], scale) & (value[f"{other}_scale"] == 1)
+    def alignments(weights: float, output: float) -> str:
+        some = numpy.isclose(value["init_scale"], weights) & (value["output_scale"] == output)
         found = value["max_alignment"][some]
         return f"{found.mean():.2f} ({found.min():.2f}–{found.max():.2f})" if some.any() else "–"
 
@@ -91,20 +99,31 @@ def readings(value: Values, depth: int) -> list[Row]:
         rows.append(
             {
                 "factor": f"{factor:g}",
-                "on the output, official norm unchanged": alignments("output", "init", factor),
-                "on the weights": alignments("init", "output", factor),
+                "on the output, official norm unchanged": alignments(1, factor),
+                "on the weights": alignments(factor, 1),
                 "its root on the weights, scaled norm as with the output": alignments(
-                    "init", "output", factor ** (1 / depth)
+                    factor ** (1 / depth), 1
                 ),
+                "on both": alignments(factor, factor),
             }
         )
+    return rows
+
+
+def correlations(value: Values) -> list[Row]:
+    """Of the largest alignment with the logarithms of the mean of 1 / ‖μ‖ at the start."""
+    rows = []
+    for name, label in (("reciprocal_norm", "scaled"), ("reciprocal_norm_official", "official")):
+        logs, count = numpy.log(value[name]), len(value[name])
+        r = f"{numpy.corrcoef(logs, value['max_alignment'])[0, 1]:.3f}" if count > 2 else "–"
+        rows.append({"norm": label, "correlation": r, "networks": str(count)})
     return rows
 
 
 def figure(value: Values, typed: str) -> Figure:
     """Norm against rate, coloured by the largest alignment; the largest alignment by scale."""
     drawing, (left, right) = plots.panels(2, typed)
-    norm = plots.Normalize(value["max_alignment"].min(), value["max_alignment"].max())
+    norm = Normalize(value["max_alignment"].min(), value["max_alignment"].max())
     for marker, label, some in (
         ("o", "rises", value["rate"] > 0),
         ("v", "falls", value["rate"] <= 0),

@@ -7,11 +7,10 @@ Of finished runs that differ in `loss_fn`, `jr` and `seed` alone; words such as 
 from __future__ import annotations
 
 from lab.bench import plots
-from lab.bench.errors import UserError
 from lab.bench.files import write_figure
-from lab.bench.statistics import Finished, finished_runs, interval, markdown
+from lab.bench.statistics import Finished, interval, markdown
 from lab.reports import Request
-from lab.reports._words import options_in
+from lab.reports._words import runs_in
 
 SCRIPT = "jacobian_rank"
 
@@ -22,18 +21,7 @@ def report(request: Request) -> None:
     Raises:
         UserError: if there is no finished run, or a word is no option.
     """
-    options = request.script(SCRIPT).Options
-    folder = request.out_dir / SCRIPT
-    given = options_in(request, options)
-    seed = given.pop("seed", None)
-    free = [name for name in ("loss_fn", "jr") if name not in given]
-    groups = finished_runs(folder, options, free, **given).values()
-    found = [
-        [run for number, run in sorted(runs.items()) if seed in (None, number)] for runs in groups
-    ]
-    found = sorted(filter(None, found), key=_order)
-    if not found:
-        raise UserError(f"there is no finished run with these options in {folder}")
+    found = sorted(runs_in(request, SCRIPT, "loss_fn", "jr"), key=_order)
     drawing, axes = plots.panels(3, request.typed)
     rows = []
     for runs in found:
@@ -55,7 +43,7 @@ def report(request: Request) -> None:
     axes[1].set(yscale="log", ylabel="‖J‖ (mean, Frobenius)")
     axes[2].set(ylim=(0, 1), ylabel="test accuracy")
     axes[2].legend(loc="lower right")
-    path = folder / f"figure_2{''.join(f',{word}' for word in request.words)}.png"
+    path = request.out_dir / SCRIPT / f"{','.join(['figure_2', *request.words])}.png"
     write_figure(path, drawing)
     print(f"{markdown(rows)}\n\n{path}")
 

@@ -42,8 +42,9 @@ def report(request: Request) -> None:
         # Zero is mid-grey, and each centroid's largest entry, of either sign, is full scale.
         rows[name] = 0.5 + 0.5 * found.centroids / torch.where(largest > 0, largest, 1.0)
         captions[name] = [f"cosine {a:.2f}" for a in found.alignments]
-    write_figure(above / "figure_6.png", plots.image_rows(rows, captions, request.typed))
-    print(above / "figure_6.png")
+    path = above / f"{request.name or 'figure_6'}.png"
+    write_figure(path, plots.image_rows(rows, captions, request.typed))
+    print(path)
 
 
 def trained(folder: Path) -> torch.nn.Sequential:

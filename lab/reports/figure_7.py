@@ -1,27 +1,39 @@
-"""Figure 7: the Jacobian minimised, held up, and left alone, from inhibiting_generalisation.py."""
+"""Figure 7: the Jacobian minimised, held up, and left alone, from inhibiting_generalisation.py.
+
+Of finished runs that differ in `jr` and `seed` alone; words such as `clip=0` choose others.
+"""
 
 from __future__ import annotations
 
-from lab.bench import plots
-from lab.bench.errors import UserError
-from lab.bench.files import read_metrics, write_figure
-from lab.reports import Request
+from collections.abc import Callable
 
-SCRIPT = "inhibiting_generalisation"
-RUNS = {"minimised": "default", "held at 5": "jr=5.0", "without the term": "jr=None"}
+from lab.bench import plots
+from lab.bench.files import write_figure
+from lab.reports import Request
+from lab.reports._words import runs_in
 
 
 def report(request: Request) -> None:
-    """Draws those of the three runs of seed 0 that are there.
+    """Draws the levels in a colour each, and a line a seed.
 
     Raises:
-        UserError: if there is none.
+        UserError: if there is no finished run, or a word is no option.
     """
-    folder = request.out_dir / SCRIPT
-    there = {label: read_metrics(folder / name) for label, name in RUNS.items()
-             if (folder / name / "metrics.csv").exists()}  # fmt: skip
-    if not there:
-        raise UserError(f"there is no run in {folder}; {SCRIPT}.py makes them")
-    panels = request.script(SCRIPT).PANELS
-    write_figure(folder / "figure_7.png", plots.metric_panels(there, panels, request.typed))
-    print(folder / "figure_7.png")
+    draw_by_jr(request, "figure_7", "inhibiting_generalisation", label)
+
+
+def label(level: float | None) -> str:
+    """What is done to the Jacobian's norm."""
+    return {None: "without the term", 0.0: "minimised"}.get(level, f"held at {level}")
+
+
+def draw_by_jr(
+    request: Request, name: str, script: str, label: Callable[[float | None], str]
+) -> None:
+    """Draws a script's `PANELS` of runs that differ in `jr`, labelled by it, and their seeds."""
+    groups = runs_in(request, script, "jr")
+    drawn = {label(runs[0].config["jr"]): [run.metrics for run in runs] for runs in groups}
+    path = request.out_dir / script / f"{','.join([name, *request.words])}.png"
+    panels = request.script(script).PANELS
+    write_figure(path, plots.metric_panels(drawn, panels, request.typed))
+    print(path)
