@@ -16,20 +16,27 @@ B points one by one. Common to everything in this file:
 - the caller's `x`, its `requires_grad` and the parameters' `.grad` are left as they were. An `x`
   that is a leaf is data and is cut off; an `x` that comes out of a graph (token embeddings, say)
   stays connected to it where the result is differentiable;
+- `batch_size` points are differentiated at once, all of them when None;
 - it works under `torch.no_grad()` and `torch.inference_mode()`, on the device of `x`;
 - it raises `ValueError` when `x` is not floating point or holds no points, when the output is not
-  (B, C) or (B,) or does not depend on `x`, and when a batch normalisation layer normalises with
-  the statistics of the batch, since then no row of the output belongs to one point alone.
+  one tensor (B, C) or (B,) or does not depend on `x`, and when the points are coupled, since then
+  no row of the output belongs to one point alone. Batch normalisation in training mode is known by
+  its type. Other coupling is found in the first call with several points: one more backward pass,
+  from half of them, must not reach the others. That call refuses compiled models, which have no
+  double backward, as well; `check=False` leaves both out;
+- it warns when dropout makes a metric random. In a regularised step outputs and norm share a mask.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import NamedTuple
+from contextlib import contextmanager, nullcontext
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 __all__ = ["PC1", "CentroidMetrics", "Centroids", "JacobianRegulariser", "jacobian"]
 
@@ -38,15 +45,15 @@ Model = Callable[[Tensor], Tensor]
 _UNRELATED = "the output does not depend on x by differentiable operations"
 
 
-def jacobian(model: Model, x: Tensor, *, batch_size: int | None = None) -> Tensor:
+def jacobian(
+    model: Model, x: Tensor, *, batch_size: int | None = None, check: bool = True
+) -> Tensor:
     """Jacobians of the outputs with respect to the flattened input, detached.
 
     C vector-Jacobian products, each over the whole batch.
 
     Args:
-        model: callable (B, *input) -> (B, C) or (B,).
         x: (B, *input), floating point.
-        batch_size: points differentiated at once; all of them when None.
 
     Returns:
         (B, C, D), where D is the number of elements of one input and C = 1 for a (B,) output.
@@ -54,7 +61,7 @@ def jacobian(model: Model, x: Tensor, *, batch_size: int | None = None) -> Tenso
     chunks = []
     for chunk in _chunks(x, batch_size):
         with _recording():
-            leaf, outputs = _forward(model, chunk)
+            leaf, outputs = _forward(model, chunk, check)
             outputs = outputs.reshape(len(outputs), -1)
             basis = torch.eye(outputs.shape[1]).to(outputs)
             rows = [
@@ -62,10 +69,18 @@ def jacobian(model: Model, x: Tensor, *, batch_size: int | None = None) -> Tenso
                 for c, v in enumerate(basis)
             ]
         chunks.append(torch.stack(rows, dim=1))
+        check = check and len(chunk) < 2
     return torch.cat(chunks)
 
 
-class JacobianRegulariser:
+class _Differentiation:
+    def __init__(self, model: Model, batch_size: int | None = None, check: bool = True) -> None:
+        self.model = model
+        self.batch_size = batch_size
+        self.check = check  # until it is done
+
+
+class JacobianRegulariser(_Differentiation):
     """GrokAlign's term: the mean over the batch of the Frobenius norm of the input Jacobian.
 
     The norm is estimated by random projections (Hoffman, Roberts and Yaida 2019,
@@ -78,16 +93,19 @@ class JacobianRegulariser:
     zero when k = C. Its root, the norm, is biased low, by about an eighth of that variance: most
     for a Jacobian of rank one (κ = 1), where a single projection in C = 10 gives 0.82 of the norm.
 
+    Fused attention has no double backward, so that attention runs by `SDPBackend.MATH`. If it is
+    checkpointed, `backward` runs it again, and has to be under `sdpa_kernel(SDPBackend.MATH)` too.
+
     Args:
-        model: callable (B, *input) -> (B, C) or (B,).
         num_projections: k, from 1 to C; None for the exact norm (C vector-Jacobian products).
         squared: average ‖J‖_F² instead of ‖J‖_F; unbiased for every k.
         generator: source of the projections; torch's global one when None.
-        batch_size: points differentiated at once. It bounds memory where no gradients are
-            recorded; elsewhere the graph of every chunk is kept until `backward`.
+        batch_size: bounds memory where no gradients are recorded; elsewhere the graph of every
+            chunk is kept until `backward`.
 
     Raises:
-        ValueError: if `num_projections` is below 1, or above C once C is known.
+        ValueError: if `num_projections` is below 1, or above C once C is known; at the first call
+            if the model cannot be differentiated twice.
     """
 
     def __init__(
@@ -97,14 +115,14 @@ class JacobianRegulariser:
         squared: bool = False,
         generator: torch.Generator | None = None,
         batch_size: int | None = None,
+        check: bool = True,
     ) -> None:
         if num_projections is not None and num_projections < 1:
             raise ValueError(f"num_projections must be at least 1 or None, got {num_projections}")
-        self.model = model
+        super().__init__(model, batch_size, check)
         self.num_projections = num_projections
         self.squared = squared
         self.generator = generator
-        self.batch_size = batch_size
 
     def __call__(self, x: Tensor) -> Tensor:
         """Mean norm over `x` (B, *input): a scalar, differentiable in the model's parameters."""
@@ -124,10 +142,13 @@ class JacobianRegulariser:
         differentiable = torch.is_grad_enabled()
         outputs, norms = [], []
         for chunk in _chunks(x, self.batch_size):
-            with _recording():
-                leaf, output = _forward(self.model, chunk, connected=differentiable)
+            with _recording(), sdpa_kernel(SDPBackend.MATH) if differentiable else nullcontext():
+                leaf, output = _forward(self.model, chunk, self.check, differentiable)
                 norms.append(self._norms(leaf, output, differentiable))
             outputs.append(output if differentiable else output.detach())
+            if self.check and "NotImplemented" in _operations(norms[-1], leaf):
+                raise ValueError("the model has no double backward, as nn.Hardsigmoid has none")
+            self.check = self.check and len(chunk) < 2
         return torch.cat(outputs), torch.cat(norms).mean()
 
     def _norms(self, leaf: Tensor, outputs: Tensor, differentiable: bool) -> Tensor:
@@ -139,7 +160,8 @@ class JacobianRegulariser:
             keep = differentiable or i + 1 < len(directions)
             projected.append(_vjp(outputs, leaf, v, keep, differentiable).flatten(1))
         # vector_norm has a zero gradient at a zero Jacobian, where the root of a sum has none.
-        norms: Tensor = torch.linalg.vector_norm(torch.stack(projected), dim=(0, 2))
+        rows = torch.stack(projected)
+        norms: Tensor = torch.linalg.vector_norm(rows, dim=(0, 2), dtype=_precision(rows))
         norms = norms * (outputs.shape[1] / len(directions)) ** 0.5
         return norms.square() if self.squared else norms
 
@@ -157,17 +179,15 @@ class JacobianRegulariser:
                 f"C = {classes} of the output {tuple(outputs.shape)}"
             )
         if k == classes:  # any orthonormal basis gives the exact norm
-            return torch.eye(classes, dtype=outputs.dtype, device=outputs.device)[:, None].expand(
-                k, batch, classes
-            )
+            identity = torch.eye(classes, dtype=outputs.dtype, device=outputs.device)
+            return identity[:, None].expand(k, batch, classes)
         device = outputs.device if self.generator is None else self.generator.device
         gaussian = torch.randn(
-            batch, classes, k, generator=self.generator, dtype=outputs.dtype, device=device
+            batch, classes, k, generator=self.generator, dtype=_precision(outputs), device=device
         ).to(outputs.device)
-        if k == 1:
-            return torch.nn.functional.normalize(gaussian, dim=1).permute(2, 0, 1)
-        orthonormal: Tensor = torch.linalg.qr(gaussian).Q
-        return orthonormal.permute(2, 0, 1)
+        normalised = torch.nn.functional.normalize
+        basis: Tensor = normalised(gaussian, dim=1) if k == 1 else torch.linalg.qr(gaussian).Q
+        return basis.to(outputs.dtype).permute(2, 0, 1)
 
 
 class CentroidMetrics(NamedTuple):
@@ -183,30 +203,23 @@ class CentroidMetrics(NamedTuple):
     """(B,), cosine of the angle between x and μ_x, in [−1, 1]; 0 where either of them is zero."""
 
 
-class Centroids:
+class Centroids(_Differentiation):
     """Centroids μ_x = J_x(f)ᵀ 1 (Theorem 4) and their alignment with the points (Definition 5).
 
     One vector-Jacobian product. For a network without biases and with positively homogeneous
     activations ⟨x, μ_x⟩ = 1ᵀ f(x).
-
-    Args:
-        model: callable (B, *input) -> (B, C) or (B,).
-        batch_size: points differentiated at once; all of them when None.
     """
-
-    def __init__(self, model: Model, batch_size: int | None = None) -> None:
-        self.model = model
-        self.batch_size = batch_size
 
     def __call__(self, x: Tensor) -> CentroidMetrics:
         """Centroid metrics of the points `x` (B, *input), floating point."""
         chunks = []
         for chunk in _chunks(x, self.batch_size):
             with _recording():
-                leaf, outputs = _forward(self.model, chunk)
+                leaf, outputs = _forward(self.model, chunk, self.check)
                 chunks.append(_vjp(outputs, leaf, torch.ones_like(outputs)))
+            self.check = self.check and len(chunk) < 2
         centroids = torch.cat(chunks)
-        points, flat = x.detach().flatten(1), centroids.flatten(1)
+        points, flat = (t.detach().flatten(1).to(_precision(t)) for t in (x, centroids))
         return CentroidMetrics(
             centroids,
             (points * flat).sum(1),
@@ -215,7 +228,7 @@ class Centroids:
         )
 
 
-class PC1:
+class PC1(_Differentiation):
     """Explained variance of the first principal component of the Jacobian, σ₁² / Σσ² (Figure 2).
 
     The σ are the singular values of J_x(f), from the eigenvalues of its Gram matrix in float64
@@ -223,24 +236,22 @@ class PC1:
     for a Jacobian of rank one. A Jacobian that is zero (a point at which every unit is dead) has
     no direction: its value is 0, which no other Jacobian attains, so that it can be told apart.
 
-    Args:
-        model: callable (B, *input) -> (B, C) or (B,).
-        batch_size: points differentiated at once; all of them when None.
+    Raises:
+        ValueError: if a Jacobian is not finite.
     """
-
-    def __init__(self, model: Model, batch_size: int | None = None) -> None:
-        self.model = model
-        self.batch_size = batch_size
 
     def __call__(self, x: Tensor) -> Tensor:
         """Explained variances (B,), float64, of the points `x` (B, *input), floating point."""
         return torch.cat([self._explained(chunk) for chunk in _chunks(x, self.batch_size)])
 
     def _explained(self, x: Tensor) -> Tensor:
-        rows = jacobian(self.model, x)
+        rows = jacobian(self.model, x, check=self.check)
+        self.check = self.check and len(x) < 2
         if rows.device.type == "mps":  # has no float64
             rows = rows.cpu()
         rows = rows.double()
+        if not rows.isfinite().all():
+            raise ValueError("the Jacobian has entries that are not finite (NaN or infinite)")
         if rows.shape[1] > rows.shape[2]:
             rows = rows.mT
         # Scaled first: the square of a Jacobian of 1e-170 would vanish.
@@ -268,19 +279,33 @@ def _recording() -> Iterator[None]:
         yield
 
 
-def _forward(model: Model, x: Tensor, connected: bool = False) -> tuple[Tensor, Tensor]:
+def _precision(values: Tensor) -> torch.dtype:
+    """The type in which values are added up: float32 for half precision, else their own."""
+    return torch.promote_types(values.dtype, torch.float32)
+
+
+def _forward(model: Model, x: Tensor, check: bool, graph: bool = False) -> tuple[Tensor, Tensor]:
     """The tensor to differentiate by, and the model's outputs as a function of it."""
-    modules = model.modules() if isinstance(model, torch.nn.Module) else ()
-    for module in modules:
+    for module in model.modules() if isinstance(model, torch.nn.Module) else ():
+        kind = type(module).__name__
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and (
             module.training or module.running_mean is None
         ):
             raise ValueError(
-                f"{type(module).__name__} normalises with the statistics of the batch, which "
-                "couples its points; call model.eval() first, or use another normalisation"
+                f"{kind} normalises with the statistics of the batch, which couples its points; "
+                "call model.eval() first, or use another normalisation"
             )
-    leaf = x if connected and x.grad_fn is not None else x.detach().clone().requires_grad_()
+        rate = getattr(module, "p" if "Dropout" in kind else "dropout", 0)  # else: of attention
+        if module.training and not graph and isinstance(rate, float) and rate > 0:
+            # Python shows it once, since text and line stay the same.
+            warnings.warn("metrics are random while dropout is on; call model.eval()", stacklevel=1)
+    leaf = x if graph and x.grad_fn is not None else x.detach().clone().requires_grad_()
     outputs = model(leaf.clone())  # a copy, since the model may begin with an in-place operation
+    if not isinstance(outputs, Tensor):
+        raise ValueError(
+            f"the model must return a tensor, but returns a {type(outputs).__name__}; wrap it in a "
+            'function that picks one: lambda x: model(x)["logits"], or lambda x: model(x)[0]'
+        )
     if outputs.ndim not in (1, 2) or len(outputs) != len(x):
         raise ValueError(
             f"the model must map (B, *input) to (B, C) or (B,), but maps "
@@ -288,7 +313,37 @@ def _forward(model: Model, x: Tensor, connected: bool = False) -> tuple[Tensor, 
         )
     if not outputs.requires_grad:
         raise ValueError(_UNRELATED)
+    if check and len(x) > 1:
+        _require_separate_points(leaf, outputs)
     return leaf, outputs
+
+
+def _require_separate_points(leaf: Tensor, outputs: Tensor) -> None:
+    if "CompiledFunctionBackward" in _operations(outputs, leaf):
+        raise ValueError("torch.compile has no double backward; pass the model before compilation")
+    # At random, since outputs may have a constant sum. Zeros stay zeros where nothing is mixed.
+    draws = torch.Generator("cpu").manual_seed(0)
+    half = torch.rand(len(outputs), generator=draws, device="cpu") < 0.5
+    half[0], half[-1], half[1] = False, False, True  # which has others before and behind
+    v = torch.randn(outputs.shape, generator=draws, device="cpu")
+    v[~half] = 0
+    reached = _vjp(outputs, leaf, v.to(outputs), keep=True).flatten(1).abs().nan_to_num(0, 0, 0)
+    if reached[~half].max() > 1e-6 * reached[half].max():
+        raise ValueError(
+            "the model couples its points: some outputs depend on other points, as with attention "
+            "of batch_first=False and batch normalisation in training mode; check=False allows it"
+        )
+
+
+def _operations(result: Tensor, leaf: Tensor) -> set[str]:
+    """Names of the operations between `leaf` and `result`."""
+    nodes: list[Any] = [result.grad_fn]
+    seen: set[Any] = {None, leaf.grad_fn}
+    while nodes:
+        if (node := nodes.pop()) not in seen:
+            seen.add(node)
+            nodes.extend(n for n, _ in node.next_functions)
+    return {type(node).__name__ for node in seen}
 
 
 def _vjp(

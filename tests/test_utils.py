@@ -1,13 +1,17 @@
 """utils.py against torch.func, against its own formulas, and against careless callers."""
 
 import ast
+import copy
 import math
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.checkpoint import checkpoint
 
 import utils
 from utils import PC1, Centroids, JacobianRegulariser, jacobian
@@ -323,6 +327,286 @@ def test_batch_normalisation_is_refused_in_training_mode_only():
     without_statistics = nn.Sequential(nn.BatchNorm1d(3, track_running_stats=False)).eval()
     with pytest.raises(ValueError, match="BatchNorm1d"):
         jacobian(without_statistics, x)
+
+
+class Encoder(nn.Module):
+    """PyTorch's own transformer encoder over four tokens, with a head on their mean."""
+
+    def __init__(self, batch_first=True):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(6, 2, 8, dropout=0.0, batch_first=batch_first)
+        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x):  # (B, 4, 6) → (B, 3)
+        return self.head(self.encoder(x).mean(1))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_fused_attention_of_a_transformer_encoder(training):
+    model = Encoder().double().train(training)
+    x = torch.randn(3, 4, 6, dtype=torch.float64)
+
+    def rows(values):
+        def f(point):
+            return torch.func.functional_call(model, values, (point[None],))[0]
+
+        return torch.func.vmap(torch.func.jacrev(f))(x).flatten(2)
+
+    values = {name: p.detach() for name, p in model.named_parameters()}
+    with sdpa_kernel(SDPBackend.MATH):
+        j = rows(values)
+        expected = torch.func.grad(lambda v: torch.linalg.matrix_norm(rows(v)).mean())(values)
+    outputs, norm = JacobianRegulariser(model, None).outputs_and_norm(x)
+    torch.testing.assert_close(outputs, model(x))
+    torch.testing.assert_close(norm, torch.linalg.matrix_norm(j).mean())
+    norm.backward()
+    for name, parameter in model.named_parameters():
+        gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-8, atol=1e-11)
+
+    with torch.no_grad():
+        torch.testing.assert_close(jacobian(model, x), j)
+        torch.testing.assert_close(Centroids(model)(x).centroids, j.sum(1).reshape(x.shape))
+        singular = torch.linalg.svdvals(j).square()
+        torch.testing.assert_close(PC1(model)(x), singular[:, 0] / singular.sum(1))
+
+
+NORM = nn.BatchNorm1d(24)
+COUPLED = {
+    "hidden": lambda x: NORM(x.flatten(1)),
+    "zero_sum": lambda x: torch.cat([x.cumsum(0), -x.cumsum(0)], 1).flatten(1),
+    "batch_first": Encoder(batch_first=False),
+    "dropout": nn.Sequential(nn.Dropout(0.5), Encoder(batch_first=False)),
+    "mean": lambda x: x.flatten(1) - x.mean(0).flatten(),
+    "earlier": lambda x: x.flatten(1).cumsum(0),
+    "next": lambda x: x.flatten(1).roll(1, 0),
+    "halves": lambda x: torch.cat([x[:4], x[4:] * x[:4]]).flatten(1),
+}
+
+
+@pytest.mark.filterwarnings("ignore:metrics are random")
+@pytest.mark.parametrize("name", COUPLED)
+def test_coupled_points_are_refused_whatever_couples_them(name):
+    model, x = COUPLED[name], torch.randn(8, 4, 6)
+    for call in everything(model):
+        with pytest.raises(ValueError, match="couples its points"):
+            call(x)
+    for call in everything(model, check=False):
+        call(x)
+
+
+@pytest.mark.parametrize("points", [2, 3, 4, 5])
+def test_coupling_in_one_direction_among_few_points(points):
+    def earlier(x):
+        return nn.functional.pad(x[:-1], (0, 0, 1, 0)) + x
+
+    for model in (earlier, lambda x: earlier(x.flip(0)).flip(0))[: 1 if points == 2 else 2]:
+        with pytest.raises(ValueError, match="couples its points"):
+            Centroids(model)(torch.randn(points, 3))
+
+
+def test_a_single_point_leaves_the_check_to_the_next_call():
+    for call in everything(lambda x: x - x.mean(0)):
+        call(torch.randn(1, 3))
+        for _ in range(2):
+            with pytest.raises(ValueError, match="couples its points"):
+                call(torch.randn(2, 3))
+
+
+class Counted(torch.autograd.Function):
+    """The identity, which counts the passes through it, forward and backward."""
+
+    forwards = backwards = 0
+
+    @staticmethod
+    def forward(ctx, x):
+        Counted.forwards += 1
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        Counted.backwards += 1
+        return gradient.clone()
+
+
+@pytest.mark.filterwarnings("ignore:metrics are random")
+@pytest.mark.parametrize("which", range(4))
+def test_the_check_is_one_backward_pass_of_the_first_call_and_disturbs_nothing(which):
+    def calls(check):
+        torch.manual_seed(0)
+        norm = nn.BatchNorm1d(9).eval()
+        model = nn.Sequential(nn.Linear(7, 9), norm, nn.ReLU(), nn.Dropout(0.5), nn.Linear(9, 2))
+        call = everything(lambda x: model(Counted.apply(x)), check=check)[which]
+        results, passes = [], []
+        for _ in range(2):
+            Counted.forwards = Counted.backwards = 0
+            results += _tensors(call(torch.randn(5, 7)))
+            passes += [(Counted.forwards, Counted.backwards)]
+        return [*results, torch.get_rng_state(), norm.running_mean], passes
+
+    checked, (first, second) = calls(check=True)
+    unchecked, (usual, _) = calls(check=False)
+    for one, other in zip(checked, unchecked, strict=True):
+        assert torch.equal(one, other)
+    assert usual[0] == 1
+    assert first == (1, usual[1] + 1)
+    assert second == (first if which == 0 else usual)  # a function has no first call
+
+
+def test_running_statistics_count_one_batch():
+    norm = nn.BatchNorm1d(3)
+    with pytest.raises(ValueError, match="couples its points"):
+        Centroids(lambda x: norm(x))(torch.randn(4, 3))
+    assert norm.num_batches_tracked == 1  # of the model's own pass
+
+
+def test_an_infinite_slope_couples_no_points():
+    x = torch.tensor([[0.0, 1.0], [1.0, 4.0], [0.0, 1.0], [4.0, 1.0]])
+    centroids = Centroids(lambda x: x.sqrt().sum(1))(x).centroids
+    torch.testing.assert_close(centroids, 0.5 / x.sqrt())
+
+
+def test_outputs_that_are_no_tensor_are_refused():
+    linear, x = nn.Linear(3, 2), torch.randn(4, 3)
+    models = {"dict": lambda x: {"logits": linear(x)}, "tuple": lambda x: (linear(x), None)}
+    for kind, model in models.items():
+        for call in everything(model):
+            with pytest.raises(ValueError, match=f"returns a {kind}; wrap it"):
+                call(x)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("k", [1, 2, None])
+def test_half_precision(dtype, k):
+    single = nn.Sequential(nn.Linear(7, 9), nn.Tanh(), nn.Linear(9, 3))
+    nn.init.normal_(single[2].weight, std=300.0)
+    half, x = copy.deepcopy(single).to(dtype), torch.randn(4, 7)
+
+    def squared(model, x):
+        draws = torch.Generator().manual_seed(0)
+        return JacobianRegulariser(model, k, squared=True, generator=draws)(x)
+
+    found = squared(half, x.to(dtype))
+    assert found > torch.finfo(torch.float16).max
+    torch.testing.assert_close(found, squared(single, x), rtol=0.05, atol=0)
+
+
+def test_centroids_in_half_precision_do_not_overflow():
+    found = Centroids(lambda x: 300 * x)(torch.full((2, 7), 300.0, dtype=torch.float16))
+    assert found.inner_products.tolist() == [7 * 300.0**2] * 2
+
+
+def test_directions_in_half_precision_are_orthonormal():
+    v = JacobianRegulariser(nn.Identity(), 3).directions(torch.zeros(7, 6, dtype=torch.bfloat16))
+    assert v.dtype == torch.bfloat16
+    gram = v.permute(1, 0, 2).float() @ v.permute(1, 2, 0).float()
+    torch.testing.assert_close(gram, torch.eye(3).expand(7, 3, 3), rtol=0, atol=0.02)
+
+
+def test_mixed_precision():
+    model, x = nn.Sequential(nn.Linear(7, 9), nn.Tanh(), nn.Linear(9, 3)), torch.randn(4, 7)
+    regulariser = JacobianRegulariser(model, 2)
+    regulariser.directions = lambda outputs: torch.eye(3).to(outputs)[:2, None].expand(2, 4, 3)
+    expected = torch.autograd.grad(regulariser(x), model[2].weight)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs, norm = regulariser.outputs_and_norm(x)
+    assert (outputs.dtype, norm.dtype) == (torch.bfloat16, torch.float32)
+    (found,) = torch.autograd.grad(norm, model[2].weight)
+    torch.testing.assert_close(found, expected, rtol=0.05, atol=0.02 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_pc1_names_a_jacobian_that_is_not_finite(value):
+    with pytest.raises(ValueError, match="not finite"):
+        PC1(lambda x: x * value)(torch.randn(4, 3))
+
+
+def test_models_without_a_double_backward_are_refused():
+    network, x = nn.Sequential(nn.Linear(3, 5), nn.GELU(), nn.Linear(5, 2)), torch.randn(4, 3)
+    compiled = torch.compile(network, backend="aot_eager")
+    for model in (compiled, lambda x: compiled(x)):
+        for call in everything(model):
+            with pytest.raises(ValueError, match=r"torch.compile has no double backward"):
+                call(x)
+    JacobianRegulariser(nn.Sequential(nn.Linear(2, 3), nn.Tanh()))(compiled(x)).backward()
+    assert network[0].weight.grad is not None  # what is compiled before x is differentiated once
+
+    def fused(x):
+        with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+            return nn.functional.scaled_dot_product_attention(*[x[:, None, :, None]] * 3).flatten(1)
+
+    Centroids(fused)(x)
+    with pytest.raises(ValueError, match="the model has no double backward"):
+        JacobianRegulariser(fused)(x)
+
+
+def test_frozen_layers():
+    model = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 2))
+    x, weight = torch.randn(6, 3), model[2].weight
+    expected_norm = JacobianRegulariser(model, None)(x)
+    (expected,) = torch.autograd.grad(expected_norm, weight)
+    model.requires_grad_(False)
+    torch.testing.assert_close(JacobianRegulariser(model, None)(x), expected_norm.detach())
+    weight.requires_grad_()
+    JacobianRegulariser(model, None)(x).backward()
+    torch.testing.assert_close(weight.grad, expected)
+    assert all(p.grad is None for p in model.parameters() if p is not weight)
+
+
+def test_checkpointing_without_reentry():
+    encoder = Encoder().double()
+    x, found = torch.randn(3, 4, 6, dtype=torch.float64), []
+    for model in (encoder, lambda x: checkpoint(encoder, x, use_reentrant=False)):
+        outputs, norm = JacobianRegulariser(model, None).outputs_and_norm(x)
+        with sdpa_kernel(SDPBackend.MATH):
+            (outputs.square().sum() + norm).backward()
+        gradients = [p.grad for p in encoder.parameters()]
+        encoder.zero_grad()
+        found.append([outputs, norm, *gradients, *Centroids(model)(x), PC1(model)(x)])
+    torch.testing.assert_close(*found)
+
+
+class Attending(nn.Module):
+    """Attention with dropout that is a number, and no layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(1, 1, dropout=0.5, batch_first=True)
+
+    def forward(self, x):
+        x = x[..., None]
+        return self.attention(x, x, x, need_weights=False)[0].squeeze(-1)
+
+
+@pytest.mark.parametrize("which", range(4))
+@pytest.mark.parametrize(
+    "model", [nn.Sequential(nn.Linear(3, 2), nn.Dropout(0.5)), Attending()], ids=["layer", "number"]
+)
+def test_dropout_in_training_mode_warns_once_where_something_is_measured(model, which):
+    def warned(times):
+        call = everything(model)[which]
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("default")
+            for _ in range(times):
+                call(torch.randn(4, 3))
+        return ["dropout" in str(warning.message) for warning in caught]
+
+    model.train()
+    if which == 1:
+        assert warned(3) == []  # a step of training
+    with torch.no_grad():
+        assert warned(3) == [True]
+    model.eval()
+    with torch.no_grad():
+        assert warned(3) == []
+
+
+def test_outputs_and_norm_share_the_mask_of_dropout():
+    model = nn.Sequential(nn.Linear(1, 50, bias=False), nn.Dropout(0.5), nn.Linear(50, 1, False))
+    x = torch.rand(20, 1) + 1
+    outputs, norm = JacobianRegulariser(model).outputs_and_norm(x)
+    torch.testing.assert_close(norm, (outputs / x).abs().mean())
 
 
 def test_utils_imports_torch_and_the_standard_library_only():
