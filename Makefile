@@ -3,7 +3,7 @@ PYTHON ?= python
 TINY := --device cpu --out_dir $(shell mktemp -d -u) --steps
 IMAGES := $(shell mktemp -d -u)
 
-.PHONY: smoke check figures xor test
+.PHONY: smoke check figures xor test slurm
 
 smoke: ## every script, tiny, on the CPU
 	$(PYTHON) xor_grokking.py --p 400 --n 24 --width 16 --jr 1.0 $(TINY) 20
@@ -38,6 +38,9 @@ xor: .venv/ran ## Figure 4, bottom row, on a machine that has nothing but Python
 
 test: .venv/tested ## the tests, likewise
 	.venv/bin/python -m pytest
+
+slurm: ## the tests that need a cluster, on a SLURM that this machine gets for them; as root
+	PYTHON=$(PYTHON) .ci/slurm
 
 check: ## lint, types, tests
 	ruff check .

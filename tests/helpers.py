@@ -10,6 +10,26 @@ from pathlib import Path
 import numpy
 
 ROOT = Path(__file__).resolve().parent.parent
+IMAGES = "--dataset digits --points 60"
+# Every script that makes runs, small: a dozen updates take a second.
+TINY = {
+    "xor_grokking": "--p 400 --n 24 --width 16 --jr 1.0",
+    "comparison_to_ntk": f"{IMAGES} --width 8",
+    "jacobian_rank": f"{IMAGES} --width 8 --jr 1e-3 --batch_size 16",
+    "accelerating_grokking": f"{IMAGES} --width 16 --jr 1e-3 --batch_size 16 --order shuffled "
+    "--grokfast --adv_training --jr_fraction 0.5",
+    "inhibiting_generalisation": f"{IMAGES} --width 16 --jr 5.0 --batch_size 16",
+    "linear_regions": f"{IMAGES} --width 8 --init_scale 1 --half_width 1 --num_logs 4",
+    "modular_addition": "--p 11 --d_model 16 --d_mlp 16 --jr 1e-3 --warmup 5",
+    "spectral_shift": "--p 11 --width 16 --laplacian_penalty 0.1",
+    "norm_minimisation": "--p 7 --width 64 --sgd --lr 0.02",
+    "circuit_efficiency": "--p 5 --width 24 --least_pairs 6 --most_pairs 20 --sizes 3 --seeds 2",
+    "sparse_parity": "--n 12 --width 20 --samples 70 --test_samples 30 --jr 0.01",
+    "sequence_copying": "--samples 10 --test_samples 20 --jr 0.01 --batch 4",
+    "order_parameters": "--p 11 --width 16",
+    "delayed_robustness": "--points 12 --filters 2 --batch_size 5 --attack_points 4 "
+    "--num_attacks 2 --jr 0.001",
+}
 
 
 def start(script: str, *arguments: object, folder: Path) -> subprocess.Popen:

@@ -1,29 +1,23 @@
-"""Many runs: the cells of a grid, and a process for each, one thread in each."""
+"""Grids, from a file or a command line, and the runs that they hold."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-import os
+import math
 import re
-import subprocess
-import sys
-import tempfile
-import time
-from collections import deque
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from tqdm import tqdm
-
-from lab.bench.errors import Interrupted, UserError
-from lab.bench.files import is_finished
-from lab.bench.loop import signals
-from lab.bench.options import Takes
+from lab.bench.errors import UserError, reason
+from lab.bench.files import is_finished, read_yaml
 from lab.bench.shared import Shared
+from lab.bench.takes import Takes
 
 ROOT = Path(__file__).resolve().parents[2]
+LONGEST = 1_000_000  # numbers of a range
 
 
 class Job(NamedTuple):
@@ -38,6 +32,17 @@ class Job(NamedTuple):
         """Where the run lies, whether it is there or not."""
         return Path(self.options.out_dir) / self.script / self.options.run_name()
 
+    @property
+    def made(self) -> bool:
+        """Whether nothing is left to do; raises UserError if the folder holds a damaged run.
+
+        A run that was stopped between its last update and its figure is still to be drawn; one
+        without a checkpoint has been recorded without its figure.
+        """
+        drawn = (self.folder / f"figure.{self.options.format}").exists()
+        recorded = not (self.folder / "checkpoint.pt").exists()
+        return not self.options.overwrite and (drawn or recorded) and is_finished(self.folder)
+
     def words(self) -> list[str]:
         """What a user would type for this run, without the interpreter."""
         words = [f"{self.script}.py"]
@@ -46,106 +51,141 @@ class Job(NamedTuple):
             if value is True:
                 words.append(f"--{f.name}")
             elif value != f.default:
-                words += [f"--{f.name}", *map(str, value if isinstance(value, tuple) else [value])]
+                values = value if isinstance(value, tuple) else [value]
+                texts = ["none" if each is None else str(each) for each in values]
+                # Behind an = since -1e-05 by itself would be taken for an option.
+                dash = len(texts) == 1 and texts[0].startswith("-")
+                words += [f"--{f.name}={texts[0]}"] if dash else [f"--{f.name}", *texts]
         return words
 
+    def line(self) -> str:
+        """What a user would type for this run, in a shell."""
+        return shlex.join(["python", *self.words()])
 
-def jobs_of(script: str, options_class: type[Shared], grid: dict[str, Any]) -> list[Job]:
+
+def grids_of(given: str) -> list[dict[str, Any]]:
+    """The grids of a YAML file, or the one of a script without options.
+
+    Raises:
+        UserError: if it is neither, or a grid does not name its script.
+    """
+    if given.endswith(".py"):
+        return [{"script": given}]
+    try:
+        content = read_yaml(given)
+    except (OSError, ValueError) as error:
+        raise UserError(f"a grid is a script or a YAML file; {given}: {reason(error)}") from None
+    grids = content if isinstance(content, list) else [content]
+    if not grids or not all(
+        isinstance(g, dict) and isinstance(g.get("script"), str) for g in grids
+    ):
+        raise UserError(
+            f"{given} should hold options with the name of a `script`, or a list of such"
+        )
+    return grids
+
+
+def options_in(words: list[str]) -> dict[str, list[Any]]:
+    """`--seed 0:3 --jr 0 1.0 --grokfast` as lists of values; a flag alone is true."""
+    found: dict[str, list[Any]] = {}
+    for word in words:
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            found[name] = [value] if equals else []
+        elif found:
+            found[name].append(word)
+        else:
+            raise UserError(f"sweep.py takes one script or file, got {word} too")
+    return {name: values or [True] for name, values in found.items()}
+
+
+def jobs_of(
+    script: str,
+    options_class: type[Shared],
+    grid: dict[str, Any],
+    typed: dict[str, Any] | None = None,
+) -> list[Job]:
     """The runs of a grid: all combinations of its lists, for each of its cells.
 
     Args:
         script: the script's name.
         options_class: the script's options.
         grid: option -> value, list of values, or range "0:10" (from 0 to 9); and under `cells` a
-            list of further options, each of which is combined with all of these.
+            list of further options, each of which is combined with all of these. An option of
+            several words takes a list of them as one value, and a list of such lists as several.
+        typed: options of a command line, which replace those of the grid and of its cells.
 
     Raises:
         UserError: for an option that the script does not know or a value that it does not take,
-            an empty range, or a run that is given twice.
+            or an empty range.
     """
     takes = Takes.of(options_class)
-    jobs = []
-    for cell in grid.get("cells", [{}]):
-        lists = {k: _values(k, v) for k, v in {**grid, **cell}.items() if k != "cells"}
-        for name in lists:
+    return [
+        Job(script, options_class(**{k: takes[k](k, v) for k, v in zip(lists, row, strict=True)}))
+        for lists in _lists(script, takes, grid, typed or {})
+        for row in itertools.product(*lists.values())
+    ]
+
+
+def size_of(
+    script: str,
+    options_class: type[Shared],
+    grid: dict[str, Any],
+    typed: dict[str, Any] | None = None,
+) -> int:
+    """How many runs `jobs_of` would give; raises as it does, for ranges and unknown options."""
+    cells = _lists(script, Takes.of(options_class), grid, typed or {})
+    return sum(math.prod(map(len, lists.values())) for lists in cells)
+
+
+def refuse_twice(jobs: Iterable[Job]) -> None:
+    """Raises UserError if two jobs are the same run."""
+    seen = set()
+    for job in jobs:
+        if job.folder in seen:
+            raise UserError(f"the grid holds {job.folder.name} of {job.script}.py twice")
+        seen.add(job.folder)
+
+
+def _lists(
+    script: str, takes: dict[str, Takes], grid: dict[str, Any], typed: dict[str, Any]
+) -> list[dict[str, Sequence[Any]]]:
+    """The values of each option, for each cell."""
+    cells = grid.get("cells", [{}])
+    if not isinstance(cells, list) or not cells or not all(isinstance(c, dict) for c in cells):
+        raise UserError(f"cells takes a list of options for {script}.py, got {cells}")
+    found = []
+    for cell in cells:
+        given = {k: v for k, v in {**grid, **cell, **typed}.items() if k != "cells"}
+        for name in given:
             if name not in takes:
                 raise UserError(f"{script}.py has no option --{name}; its --help lists them")
-        for values in itertools.product(*lists.values()):
-            chosen = {k: takes[k](k, v) for k, v in zip(lists, values, strict=True)}
-            jobs.append(Job(script, options_class(**chosen)))
-    folders = [job.folder for job in jobs]
-    if twice := next((folder for folder in folders if folders.count(folder) > 1), None):
-        raise UserError(f"the grid holds {twice.name} twice")
-    return jobs
+            if name in typed and takes[name].many:
+                raise UserError(
+                    f"--{name} takes several words, which a sweep would read as several values; "
+                    "give it in a YAML file"
+                )
+        found.append({name: _values(name, takes[name], value) for name, value in given.items()})
+    return found
 
 
-def _values(name: str, given: Any) -> list[Any]:
+def _values(name: str, takes: Takes, given: Any) -> Sequence[Any]:
     """A list as it is, a range "2:5" as 2, 3, 4, and one value as a list of it."""
-    found = []
+    if takes.many and not (isinstance(given, list) and any(isinstance(v, list) for v in given)):
+        return [given]
+    found: list[Any] = []
     for value in given if isinstance(given, list) else [given]:
-        if isinstance(value, str) and (match := re.fullmatch(r"(-?\d+):(-?\d+)", value)):
-            numbers = list(range(int(match[1]), int(match[2])))
-            if not numbers:
-                raise UserError(f"--{name} takes a range that is not empty, got {value}")
+        match = re.fullmatch(r"(-?\d+):(-?\d+)", value) if isinstance(value, str) else None
+        if match and takes.kind is not str:
+            numbers = range(int(match[1]), int(match[2]))
+            if not 0 < len(numbers) <= LONGEST:
+                what = f"of at most {LONGEST:,} numbers" if numbers else "that is not empty"
+                raise UserError(f"--{name} takes a range {what}, got {value}")
             found += numbers
+        elif takes.kind is bool and value in ("true", "false"):  # as a command line has them
+            found.append(value == "true")
         else:
             found.append(value)
     if not found:
         raise UserError(f"--{name} takes at least one value")
     return found
-
-
-def run_all(jobs: Sequence[Job], workers: int) -> list[str]:
-    """Makes the runs that are not finished, each by the line that a user would type for it.
-
-    A progress bar counts finished runs. Ctrl-C and SIGTERM are passed on: every run saves where it
-    is and the same call continues. If this process is killed outright, its runs go on to their end.
-
-    Args:
-        jobs: the runs.
-        workers: most processes at a time.
-
-    Returns:
-        one line for each run that failed: its folder and its last words.
-
-    Raises:
-        Interrupted: after SIGINT or SIGTERM, when all runs have stopped.
-    """
-    waiting = deque(job for job in jobs if job.options.overwrite or not is_finished(job.folder))
-    running: list[tuple[Job, subprocess.Popen, IO[bytes]]] = []
-    failed, told = [], False
-    counted = {"total": len(jobs), "initial": len(jobs) - len(waiting), "unit": "run"}
-    with signals() as received, tqdm(**counted, desc="sweep", disable=None) as bar:
-        while running or (waiting and not received):
-            while waiting and len(running) < workers and not received:
-                job, words = waiting.popleft(), tempfile.TemporaryFile()  # noqa: SIM115
-                name, *flags = job.words()
-                process = subprocess.Popen(
-                    [sys.executable, str(ROOT / name), *flags],
-                    env={**os.environ, "OMP_NUM_THREADS": "1"},
-                    stdout=subprocess.DEVNULL,
-                    stderr=words,
-                    start_new_session=True,  # so that Ctrl-C comes once, from here
-                )
-                running.append((job, process, words))
-            if received and not told:
-                told = True
-                for _, process, _ in running:
-                    process.send_signal(received[0])
-            time.sleep(0.05)
-            for each in [each for each in running if each[1].poll() is not None]:
-                running.remove(each)
-                job, process, words = each
-                if process.returncode == 0:
-                    bar.update()
-                elif not received:
-                    words.seek(0)
-                    lines = words.read().decode(errors="replace").strip().splitlines() or ["killed"]
-                    failed.append(f"{job.folder}: {lines[-1]}")
-                words.close()
-    if received:
-        raise Interrupted(
-            "stopped; every run is saved, and the same command without --overwrite continues",
-            received[0],
-        )
-    return failed

@@ -1,0 +1,161 @@
+"""How long runs will take, by those that have finished."""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import heapq
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+import torch
+
+from lab.bench.errors import UserError
+from lab.bench.files import is_finished, read_config, read_metrics
+from lab.bench.sweeps import ROOT, Job
+
+# Options in which a finished run may differ, closest runs first; None: in any.
+MAY_DIFFER = ({"seed"}, {"seed", "steps", "num_logs"}, None)
+
+
+class Past(NamedTuple):
+    """A finished run."""
+
+    folder: Path
+    config: dict[str, Any]
+    updates: int
+    seconds: float
+    """From its beginning to its end, or spent on updates if it was interrupted in between."""
+
+
+class Estimate(NamedTuple):
+    """What a run will take."""
+
+    seconds: float
+    like: list[Past]
+    """The runs that it stands on."""
+    other: bool
+    """Whether they have other options."""
+
+
+def past_runs(folder: Path) -> list[Past]:
+    """The finished runs in a folder of one script's runs."""
+    found = []
+    for path in sorted(folder.glob("*/config.yaml")):
+        place = path.parent
+        if not is_finished(place) or not (place / "metrics.csv").exists():
+            continue
+        config, metrics = read_config(place), read_metrics(place)
+        made_by = config["provenance"]
+        seconds = made_by.get("training_seconds", 0.0)
+        if "continued" not in made_by:
+            began, ended = map(
+                datetime.datetime.fromisoformat, (made_by["started"], made_by["finished"])
+            )
+            seconds = (ended - began).total_seconds()
+        updates = int(metrics["step"][-1]) if metrics else 0
+        if updates:
+            found.append(Past(place, config, updates, seconds))
+    return found
+
+
+def summary(jobs: Sequence[Job], workers: int, device: str | None = None) -> str:
+    """One line: when the runs will have been made, `workers` at a time, and by which finished runs.
+
+    Args:
+        jobs: runs that are not made yet.
+        workers: runs at a time.
+        device: as for `estimate`.
+    """
+    past = functools.cache(past_runs)  # once for each script, not for each of its runs
+    found = [(job, estimate(job, device, past)) for job in jobs]
+    known = [each for _, each in found if each is not None]
+    names = ", ".join(sorted({f"{job.script}.py" for job, each in found if each is None}))
+    without = f"no run of {names} has finished yet"
+    if not known:
+        return f"estimated time: unknown, since {without}"
+    time = duration(in_parallel([each.seconds for each in known], workers))
+    stands_on = {run.folder for each in known for run in each.like}
+    other = ", some with other options" if any(each.other for each in known) else ""
+    number = f"{len(stands_on)} finished run{'s' * (len(stands_on) > 1)}"
+    text = f"estimated time: {time}, {workers} at a time, by {number}{other}"
+    rest = len(jobs) - len(known)
+    return text + (f"; without {rest} runs, since {without}" if rest else "")
+
+
+def estimate(
+    job: Job,
+    device: str | None = None,
+    past: Callable[[Path], list[Past]] = past_runs,
+) -> Estimate | None:
+    """Seconds that a run still takes, from what an update took in the runs most like it.
+
+    Those of its own folder come before the committed ones, and those with its own options, whatever
+    their seed, before others of the script. The updates that it will make are as many, as a share
+    of --steps, as those runs made before they stopped.
+
+    Args:
+        job: the run.
+        device: type of the device that it will run on; by default what its options say here.
+        past: folder of a script's runs -> those that have finished.
+
+    Returns:
+        None if no run of the script has finished on that type of device.
+    """
+    device = device or device_type(job)
+    places = (Path(job.options.out_dir) / job.script, ROOT / "results" / job.script)
+    wanted = {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in job.options.identity().items()
+    }
+    for free in MAY_DIFFER:
+        same = {k: v for k, v in wanted.items() if free is not None and k not in free}
+        for place in places:
+            like = [
+                run
+                for run in past(place)
+                if run.config["provenance"]["device"].startswith(device)
+                and all(run.config.get(key) == value for key, value in same.items())
+            ]
+            if like:
+                share = fmean(run.updates / (run.config["steps"] or run.updates) for run in like)
+                updates = job.options.steps * share or fmean(run.updates for run in like)
+                left = max(updates - _made(job.folder), 0)
+                seconds = left * fmean(run.seconds / run.updates for run in like)
+                return Estimate(seconds, like, free is None)
+    return None
+
+
+def device_type(job: Job) -> str:
+    """cpu, cuda or mps; what the options name, if this machine does not have it."""
+    try:
+        return job.options.torch_device().type
+    except UserError:
+        return job.options.device.split(":")[0]
+
+
+def in_parallel(seconds: Sequence[float], workers: int) -> float:
+    """Seconds until all runs have ended, each begun in its turn by the first of `workers` free."""
+    free = [0.0] * workers
+    for each in seconds:
+        heapq.heapreplace(free, free[0] + each)
+    return max(free)
+
+
+def duration(seconds: float) -> str:
+    """`40 s`, `12 min`, `3.4 h`, `2.1 days`."""
+    for unit, size, most in (("s", 1, 90), ("min", 60, 90), ("h", 3600, 48)):
+        if seconds < size * most:
+            return f"{seconds / size:.{int(unit == 'h')}f} {unit}"
+    return f"{seconds / 86400:.1f} days"
+
+
+def _made(folder: Path) -> int:
+    """Updates that a run has saved."""
+    try:
+        path = folder / "checkpoint.pt"
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)["step"]
+    except Exception:  # there is none, or the run itself will say what is wrong with it
+        return 0
