@@ -61,7 +61,7 @@ class Options(ImageOptions):
     jr_fraction: float = option(
         1.0, "share of each batch that the norm is averaged over, drawn anew", above=0, most=1
     )
-    autograd: bool = option(False, "differentiate the norm by autograd, not in closed form")
+    autograd: bool = option(False, "the norm by autograd, not in closed form", needs="jr")
     grokfast: bool = option(False, "amplify slow gradients (Lee et al. 2024), α 0.8, λ 0.1")
     adv_training: bool = option(False, "noise on the inputs, of std max(0.06 (1 − accuracy), 0.03)")
     optimiser: str = option("adamw", "muon has updates of its size", choices=("adamw", "muon"))

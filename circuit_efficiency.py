@@ -51,11 +51,8 @@ class Options(Shared):
     ridge: float = option(
         RIDGE, "added to H Hᵀ, in units of the mean of its diagonal; 0 for none", least=0
     )
-    steps: int = option(
-        0, "cells, 2 × sizes × seeds: follows from those two, leave it out", least=0,
-        names_run=False,
-    )  # fmt: skip
-    num_logs: int = option(64, "without effect: every cell is recorded", least=2, names_run=False)
+    steps: int = option(0, None, least=0, names_run=False)  # cells, 2 × sizes × seeds
+    num_logs: int = option(64, None, least=2, names_run=False)  # without effect: cells are recorded
     dtype: str = option("float64", "precision; float32 cannot invert H Hᵀ", choices=("float64",))
 
 

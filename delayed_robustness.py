@@ -7,7 +7,7 @@ Jacobians near rank one, and robustness comes with it.
 
     python delayed_robustness.py                               # weight decay, 12 h of a CPU core
     python delayed_robustness.py --jr 0.001                    # GrokAlign, 26 h; better on a GPU
-    python report.py compare delayed_robustness default jr=0.001   # both in one figure
+    python report.py figure_5                                  # both in one figure
     python report.py figure_6 default jr=0.001                 # Figure 6, the centroids
     python sweep.py configs/figure_5.yaml                      # both, small: 35 and 75 min
     python delayed_robustness.py --filters 8 --points 256 --batch_size 64 --steps 10000 --jr 0.001
@@ -42,6 +42,8 @@ from lab.measures.attacks import ATTACKS, adversarial_points, under_attack
 from lab.networks.mlp import Normalisation
 from utils import PC1, Centroids, JacobianRegulariser
 
+ATTACKED = "attack " + " ".join(ATTACKS)  # the values of --attack with which the others count
+
 
 @dataclass
 class Options(CifarOptions):
@@ -61,9 +63,11 @@ class Options(CifarOptions):
         "apgd-ce (the paper's), standard (AutoAttack's four attacks), or none",
         choices=(*ATTACKS, "none"),
     )
-    attack_epsilon: float = option(4 / 255, "largest change of a raw pixel in [0, 1]", above=0)
-    attack_points: int = option(1024, "first test points that are attacked", least=1)
-    num_attacks: int = option(32, "attacks during training, log-spaced", least=2)
+    attack_epsilon: float = option(
+        4 / 255, "largest change of a raw pixel in [0, 1]", above=0, needs=ATTACKED
+    )
+    attack_points: int = option(1024, "first test points attacked", least=1, needs=ATTACKED)
+    num_attacks: int = option(32, "attacks while training, log-spaced", least=2, needs=ATTACKED)
 
 
 PC1_POINTS = 64  # training points whose whole Jacobians are measured, as in the official code

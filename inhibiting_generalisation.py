@@ -24,6 +24,7 @@ import torch
 from torch.nn.functional import mse_loss, one_hot
 
 from lab.bench.cli import script
+from lab.bench.errors import UserError
 from lab.bench.loop import training
 from lab.bench.options import option, parse
 from lab.bench.plots import metric_panels
@@ -117,6 +118,8 @@ def train(run: Run, o: Options, data: images.Images) -> None:
 @script
 def main(argv=None) -> None:
     o = parse(Options, __doc__, argv)
+    if o.jr is None and (o.jr_weight != 1e-3 or o.num_projections != "1"):
+        raise UserError("--jr_weight and --num_projections take a --jr that is not none")
     data = images.load(o)
     run = Run("inhibiting_generalisation", o)
     train(run, o, data)

@@ -10,7 +10,7 @@ unembedding fixed that is the only solution left, and GrokAlign does bring it fo
     python modular_addition.py --fixed_embedding [--jr 1e-3]     # Figure 9, the same times
     python modular_addition.py --p 59 --train_fraction 0.4 --steps 5000   # under 3 min: it groks
     python sweep.py configs/figure_8.yaml                        # both runs of Figure 8; 9 likewise
-    python report.py compare modular_addition default jr=0.001   # Figure 8 from these
+    python report.py figure_8                                    # Figure 8 from these; 9 likewise
     python report.py frequency_norms default jr=0.001            # the embeddings' Fourier norms
 
 Test pairs come in two kinds. One embedding serves both operands, so that (a, b) is solved once

@@ -47,11 +47,11 @@ class Options(Shared):
     )
     sgd: bool = option(False, "train W₁ and W₂ too, from the same start and for the same time")
     optimiser: str = option(
-        "adamw", "of --sgd; gd: gradient descent with L2 decay", choices=("adamw", "gd")
+        "adamw", "of --sgd; gd: gradient descent, L2", choices=("adamw", "gd"), needs="sgd"
     )
-    lr: float = option(1e-3, "learning rate of --sgd", above=0)
+    lr: float = option(1e-3, "learning rate of --sgd", above=0, needs="sgd")
     weight_decay: float = option(
-        1.0, "weight decay of --sgd; lr × this is its unit of time", above=0
+        1.0, "weight decay of --sgd; lr × this is its unit of time", above=0, needs="sgd"
     )
     steps: int = option(1000, "Euler steps of the flow, of 0.05 units of time at most", least=0)
     dtype: str = option("float64", "precision; float32 cannot invert H Hᵀ", choices=("float64",))

@@ -48,9 +48,9 @@ class Options(Shared):
     train_fraction: float = option(0.5, "share of the p² pairs that train", above=0, most=1)
     random_labels: bool = option(False, "labels drawn at random: nothing to generalise")
     width: int = option(256, "hidden units of the MLP, or of the transformer's MLP", least=1)
-    alpha: float = option(0.0, "the MLP's first layer is multiplied by width^(−alpha)")
-    d_model: int = option(128, "width of the transformer's residual stream", least=1)
-    heads: int = option(4, "attention heads of the transformer, dividing d_model", least=1)
+    alpha: float = option(0.0, "width^(−alpha) scales the first layer", needs="model mlp")
+    d_model: int = option(128, "width of its residual stream", least=1, needs="model transformer")
+    heads: int = option(4, "its attention heads, by d_model", least=1, needs="model transformer")
     lr: float = option(3e-3, "learning rate, all pairs in one batch", above=0)
     beta2: float = option(0.98, "decay of the mean squared gradient", least=0, most=0.9999)
     decay: str = option(

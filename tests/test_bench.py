@@ -33,8 +33,10 @@ class Options(Shared):
     lr: float = option(0.1, "learning rate", above=0)
     jr: float | None = option(0.0, "weight of the regulariser", least=0)
     kind: str = option("a", "which one", choices=("a", "b"))
-    strength: int = option(1, "of kind b", least=1, needs=("kind", "b"))
+    strength: int = option(1, "of kind b", least=1, needs="kind b")
     points: tuple[int, ...] = option((0, 1), "some points", least=0)
+    speed: int = option(1, "of the flag", least=1, needs="flag")
+    words: tuple[str, ...] = option((), "some words")
     secret: int = option(0, None, least=0, names_run=False)
     flag: bool = option(False, "whether")
     steps: int = option(20, "updates", least=0)
@@ -110,6 +112,7 @@ def test_defaults_flags_and_types(parsed):
         ([""], "unknown option ''; --help lists the options"),
         (["two\nlines"], "unknown option 'two lines'; --help"),
         (["--strength", "2"], "--strength goes with --kind b, which is not given"),
+        (["--speed", "2"], "--speed goes with --flag, which is not given"),
         (["--config"], "--config takes"),
         (["--config", ""], "--config takes a YAML file of options; '': "),
         (["--config", "/dev/zero"], "'/dev/zero': it holds more than 1,000,000 bytes"),
@@ -177,6 +180,7 @@ def test_bad_files_are_one_line_and_exit_code_2(parsed, capsys, tmp_path, text, 
 
 def test_an_option_of_a_mode_is_taken_with_it_and_at_its_default(parsed):
     assert parsed("--strength", 2, "--kind", "b").strength == 2
+    assert parsed("--flag", "--speed", 2).speed == 2
     assert parsed("--strength", 1).kind == "a"  # as a run's config.yaml has it
 
 
@@ -216,7 +220,8 @@ More words. Verdict: results/README.md, section "Toys"; three seeds.
 """
 
 
-def test_help_begins_with_usage_commands_and_options_and_links_to_the_account(capsys):
+def test_help_begins_with_usage_commands_and_options_and_links_to_the_account(capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["toy.py"])
     with pytest.raises(SystemExit):
         parse(Options, ACCOUNT, ["--help"])
     page = capsys.readouterr().out

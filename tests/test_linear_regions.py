@@ -266,7 +266,7 @@ def test_bad_words_of_a_figure_are_one_line(words, complaint, capsys):
     ("words", "complaint"),
     [
         (("--samples", 0, 1), "--samples takes three points for each plane, got 2"),
-        (("--samples",), "--samples takes three points for each plane, got 0"),
+        (("--samples",), "--samples takes a whole number of at least 0, got nothing"),
         (("--samples", 4, 5, 60), "--samples takes places from 0 to 59, got 60"),
         (("--samples", 4, 5, -1), "--samples takes a whole number of at least 0, got '-1'"),
         (

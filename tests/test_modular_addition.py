@@ -10,6 +10,7 @@ import yaml
 import modular_addition
 import report
 from helpers import interrupt, run
+from lab.bench import plots
 from lab.bench.errors import UserError
 from lab.bench.files import read_metrics
 from lab.bench.seeds import generator
@@ -17,6 +18,7 @@ from lab.data.modular import modular_addition as task_of
 from lab.fast.modular_tables import ModularRegulariser, ModularTransformer
 from lab.measures import fourier
 from lab.measures.progress import progress
+from lab.reports import figure_7
 from utils import JacobianRegulariser
 
 SCRIPT = "modular_addition.py"
@@ -420,6 +422,19 @@ def test_runs_are_compared_in_one_figure(tmp_path, capsys):
     capsys.readouterr()
     assert report.main(["compare", "modular_addition", "run", "other"]) == 0
     assert (tmp_path / capsys.readouterr().out.strip()).stat().st_size > 10_000
+
+
+def test_figures_8_and_9_tell_the_runs_apart(monkeypatch):
+    for words in ([], ["--jr", "1e-3"], ["--jr", "1e-3", "--fixed_embedding"]):
+        assert modular_addition.main([*SMALL, "--steps", "2", *words]) == 0
+    sizes = ("p=11", "d_model=8", "heads=2", "d_mlp=16", "steps=2")
+    drawn = []
+    monkeypatch.setattr(plots, "metric_panels", lambda runs, *_: drawn.append([*runs]))
+    monkeypatch.setattr(figure_7, "write_figure", lambda *_: None)
+    for name in ("figure_8", "figure_9"):
+        assert report.main([name, *sizes]) == 0
+        assert report.main([name]) == 2  # of 48,000 updates there is none
+    assert drawn == [["weight decay", "GrokAlign 0.001"], ["GrokAlign 0.001"]]
 
 
 @pytest.mark.slow

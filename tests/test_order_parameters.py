@@ -3,6 +3,7 @@
 import math
 import signal
 
+import numpy
 import pytest
 import torch
 import yaml
@@ -20,6 +21,7 @@ from lab.data.modular import modular_addition
 from lab.measures import fourier, orders
 from lab.networks.modular_mlp import ModularMLP
 from lab.reports import phase_diagram
+from lab.reports._values import Runs
 
 SCRIPT = "order_parameters.py"
 TINY = ("--p", 11, "--width", 16, "--num_logs", 12, "--device", "cpu")
@@ -138,7 +140,7 @@ def gradients(net, pairs):
 def centred_alignment(kernel, labels):
     n = len(labels)
     centring = torch.eye(n, dtype=torch.float64) - 1 / n
-    k, t = (centring @ each @ centring for each in (kernel, orders.label_kernel(labels)))
+    k, t = (centring @ each.double() @ centring for each in (kernel, orders.label_kernel(labels)))
     return float((k * t).sum() / (k.norm() * t.norm()))
 
 
@@ -316,19 +318,36 @@ def test_the_phase_diagram_draws_what_is_finished(tmp_path, capsys):
     capsys.readouterr()
     assert report.main(["phase_diagram", *sizes]) == 0
     printed = capsys.readouterr().out
-    assert [line.split(" | ")[:3] for line in printed.splitlines()[2:5]] == [
-        ["| 0", "0.1", "–"],
-        ["| 0", "1", "–, –"],
-        ["| 0.5", "1", "–, –"],
+    lines = printed.splitlines()
+    assert lines[lines.index("grokked_at") + 2 :][:4] == [
+        "| weight decay | alpha 0 | alpha 0.5 |",
+        "|---|---|---|",
+        "| 0.1 | – | not run yet |",
+        "| 1 | – | – |",
     ]
+    assert "| snr_neuron | – | " in printed
     assert picture.read_bytes().startswith(b"\x89PNG") and str(picture.name) in printed
     assert report.main(["phase_diagram", "q=59"]) == 2
 
 
+def runs_of(*times):
+    """Runs that memorised and grokked at these steps, the latter with a larger `order`."""
+    return Runs(
+        Finished(
+            ROOT,
+            {"seed": seed, "results": {"memorised_at": memorised, "grokked_at": grokked}},
+            {"test_accuracy": numpy.array([1.0 if grokked else 0.0]), "step": numpy.array([0]),
+             "order": numpy.array([2.0 + seed if grokked else 1.0]), "same": numpy.array([7.0])},
+        )
+        for seed, (memorised, grokked) in enumerate(times)
+    )  # fmt: skip
+
+
 def test_the_phase_diagram_says_who_got_there():
-    times = {"memorised_at": 40, "grokked_at": 100, "delay": 60}
-    never = {"memorised_at": 50, "grokked_at": None, "delay": None}
-    cells = {(0.0, 1.0): [times, never], (0.5, 1.0): [never], (0.0, 0.1): [times]}
+    came, never = (40, 100), (50, None)
+    cells = {
+        (0.0, 0.1): runs_of(came), (0.0, 1.0): runs_of(came, never), (0.5, 1.0): runs_of(never)
+    }  # fmt: skip
     for axes, texts in zip(
         phase_diagram.figure(cells, "line").axes,
         (["40", "no run", "45", "50"], ["100", "no run", "100\n1 of 2", "never"],
@@ -338,19 +357,13 @@ def test_the_phase_diagram_says_who_got_there():
         assert [text.get_text() for text in axes.texts] == texts
         assert [text.get_text() for text in axes.get_xticklabels()] == ["0", "0.5"]
         assert [text.get_text() for text in axes.get_yticklabels()] == ["0.1", "1"]
-
-
-def test_times_and_the_delay_between_them():
-    steps = torch.tensor([0.0, 40, 50, 100]).numpy()
-    found = []
-    for last in (1.0, 0.95):
-        accuracies = {"train_accuracy": [0, 1, 1, 1], "test_accuracy": [0, 0, 0, last]}
-        columns = {name: torch.tensor(values).numpy() for name, values in accuracies.items()}
-        run = Finished(ROOT, {}, {"step": steps, **columns})
-        found.append(phase_diagram.times_of(run, order_parameters.EVENTS))
-    assert found == [
-        {"memorised_at": 40, "grokked_at": 100, "delay": 60},
-        {"memorised_at": 40, "grokked_at": None, "delay": None},
+    assert phase_diagram.steps_of(cells, "delay") == [
+        {"weight decay": "0.1", "alpha 0": "60", "alpha 0.5": "not run yet"},
+        {"weight decay": "1", "alpha 0": "60, –", "alpha 0.5": "–"},
+    ]
+    assert phase_diagram.order_parameters(cells) == [
+        {"order parameter": "order", "grokked": "2", "memorised only": "1", "apart": "yes"},
+        {"order parameter": "same", "grokked": "7", "memorised only": "7", "apart": "no"},
     ]
 
 

@@ -15,7 +15,7 @@ from lab.bench.errors import Interrupted, TrainingError, UserError, WriteError, 
 
 # What torch and numpy say, in errors of all kinds, of sizes that no memory holds or number counts.
 TOO_LARGE = re.compile(
-    "(?i)not enough memory|allocate memory|out of memory|overflow|maximum allowed"
+    "(?i)not enough memory|allocate memory|out of memory|bad_alloc|overflow|maximum allowed"
 )
 
 

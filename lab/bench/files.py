@@ -58,7 +58,7 @@ def write_figure(path: Path, figure: Any) -> None:
         raise UserError(f"--out_dir takes a folder to write to; {path}: {reason(error)}") from None
 
 
-class _Yaml(yaml.SafeLoader):
+class _Yaml(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
     """YAML in which no key is given twice; of two YAML itself takes the last in silence."""
 
     def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict[Any, Any]:

@@ -24,7 +24,7 @@ def option(
     default: object,
     help: str | None,
     *,
-    needs: tuple[typing.Any, ...] = (),
+    needs: str = "",
     names_run: bool = True,
     **takes: typing.Any,
 ) -> typing.Any:
@@ -33,7 +33,8 @@ def option(
     Args:
         default, help: its value when nothing is given, and a sentence for `--help`; None for an
             option that is there for runs alone, and stays out of it.
-        needs: another option, and the values of it with which alone this one has a meaning.
+        needs: another option without which this one has no meaning, and its values that give it
+            one, all but false, none and zero if there are none: "model transformer", "sgd".
         names_run: False for an option that does not change what a run computes; it stays out of
             the run's name and may differ when the run is continued.
         takes: `least`, `above` (excludes its bound), `most`: bounds of a number; or `choices`, the
@@ -51,7 +52,7 @@ def parse(cls: type, account: str | None, argv: list[str] | None = None) -> typi
     """
     title, *lines = (account or "").strip().splitlines() or [""]
     commands = "\n".join(line for line in lines if line.startswith("    "))
-    verdict = re.search(r"results/README\.md.*", account or "")
+    verdict = re.search(r"results/\S*README\.md.*", (account or "").replace("%", "%%"))
     parser = argparse.ArgumentParser(
         prog=Path(sys.argv[0]).name, usage="python %(prog)s [--option VALUE …]",
         description=f"{title}\n\n{commands}".strip(), formatter_class=_Page, allow_abbrev=False,
@@ -65,9 +66,10 @@ def parse(cls: type, account: str | None, argv: list[str] | None = None) -> typi
     for f in dataclasses.fields(cls):
         group = shared if f.name in cls.__mro__[-2].__dataclass_fields__ else own
         what, text = takes[f.name], argparse.SUPPRESS
-        default = "" if what.kind is bool else f" (default: {_shown(f.default)})"
+        default = " ".join(map(str, f.default)) if isinstance(f.default, tuple) else f.default
+        default = f" (default: {'none' if default in (None, '') else default})"
         if f.metadata["help"] is not None:
-            text = f.metadata["help"].replace("%", "%%") + default
+            text = f.metadata["help"].replace("%", "%%") + default * (what.kind is not bool)
         if what.kind is bool:
             group.add_argument(f"--{f.name}", action="store_true", default=None, help=text)
             continue
@@ -102,21 +104,15 @@ class _Page(argparse.RawDescriptionHelpFormatter):
         return str(action.metavar)
 
 
-def _shown(value: object) -> str:
-    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value).lower()
-
-
 def _check_needs(options: typing.Any) -> None:
     """Raises UserError if an option is given whose mode is not."""
     for f in dataclasses.fields(options):
-        if not f.metadata["needs"] or getattr(options, f.name) == f.default:
-            continue
-        other, *values = f.metadata["needs"]
-        if getattr(options, other) not in values:
-            words = " or ".join(_shown(value) for value in values if value is not True)
-            raise UserError(
-                f"--{f.name} goes with {f'--{other} {words}'.strip()}, which is not given"
-            )
+        if f.metadata["needs"] and getattr(options, f.name) != f.default:
+            other, *values = f.metadata["needs"].split()
+            there = getattr(options, other)
+            if not (str(there) in values if values else there):
+                words = f"--{other} {' or '.join(values)}".strip()
+                raise UserError(f"--{f.name} goes with {words}, which is not given")
 
 
 def _read(path: str, takes: dict[str, Takes]) -> dict[str, object]:

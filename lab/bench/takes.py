@@ -16,18 +16,23 @@ LARGEST = 10**9  # of whole numbers with no bound of their own; what is above is
 class Takes:
     """What an option takes: converts and checks a value, and says what it takes."""
 
-    def __init__(self, hint: object, least=None, above=None, most=None, choices=()) -> None:
+    def __init__(
+        self, hint: object, least=None, above=None, most=None, choices=(), empty=False
+    ) -> None:
         self.many = typing.get_origin(hint) is tuple  # tuple[str, ...]: one or more words
         kinds = typing.get_args(hint) or (hint,)
         self.optional = NoneType in kinds
         self.kind = next(kind for kind in kinds if kind not in (NoneType, ...))
         self.least, self.above, self.most, self.choices = least, above, most, choices
+        self.empty = empty  # whether no word at all will do
 
     @classmethod
     def of(cls, options: type) -> dict[str, Takes]:
         """What each option of an options class takes, by name."""
         hints, fields = typing.get_type_hints(options), dataclasses.fields(options)
-        return {f.name: cls(hints[f.name], **f.metadata["takes"]) for f in fields}
+        return {
+            f.name: cls(hints[f.name], empty=f.default == (), **f.metadata["takes"]) for f in fields
+        }
 
     def __call__(self, name: str, value: object) -> object:
         """The value of the option `name` in its type; raises UserError."""
@@ -40,7 +45,7 @@ class Takes:
                     raise ValueError
                 got = repr(word)[:60]
                 converted.append(self._converted(word))
-            if not words or (len(words) > 1 and not self.many):
+            if not (words or self.empty) or (len(words) > 1 and not self.many):
                 got = " ".join(f"{word}" for word in words)[:60] or "nothing"
                 raise ValueError
         except OverflowError:

@@ -18,6 +18,7 @@ OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # modulo p
     "x2_xy_y2": lambda a, b: a * a + a * b + b * b,
 }
 SPLITS = ("pairs", "unordered")
+LARGEST_PRIME = 9973  # the last below 10,000; 10⁸ pairs
 
 
 class ModularTask(NamedTuple):
@@ -67,10 +68,12 @@ def modular_addition(
             both orders of which then train or test together.
 
     Raises:
-        UserError: if p is not a prime, or the fraction leaves no training or no test pair.
+        UserError: if p is not a prime or too large, or the fraction leaves no pair on one side.
     """
     if p < 2 or any(p % divisor == 0 for divisor in range(2, int(p**0.5) + 1)):
         raise UserError(f"--p takes a prime number, got {p}")
+    if p > LARGEST_PRIME:
+        raise UserError(f"--p takes a prime of at most {LARGEST_PRIME:,}, for p² pairs, got {p}")
     pairs = torch.cartesian_prod(torch.arange(p), torch.arange(p))
     drawn_from = pairs if split == "pairs" else pairs.sort(1).values
     names = drawn_from @ torch.tensor([p, 1])  # those of one name stay together

@@ -25,10 +25,11 @@ def distinct_points(number: int, values: int, components: int, draws: torch.Gene
     Raises:
         UserError: if there are not so many different points.
     """
-    if number > values**components:
+    there_are = values ** min(components, 40)  # a trillion, when it is no longer all of them
+    if number > there_are:
         raise UserError(
-            f"--samples and --test_samples take at most {values**components} together, the number "
-            f"of different points, got {number}"
+            f"--samples and --test_samples take at most {there_are} together, the number of "
+            f"different points, got {number}"
         )
     found: dict[tuple[int, ...], None] = {}
     while len(found) < number:
