@@ -199,6 +199,22 @@ class Runs:
         """A number under `results` of config.yaml."""
         return Values(tuple(run.config["results"].get(name) for run in self.runs))
 
+    def nested(self, name: str) -> Values:
+        """The numbers of a list under `results` of config.yaml, one of each seed within a run."""
+        return Values(tuple(x for run in self.runs for x in run.config["results"][name]))
+
+    def costs(self) -> list[tuple[str, ...]]:
+        """circuit_efficiency's rows of its first seed: pairs, ‖θ‖² with both labels, accuracy."""
+        rows = []
+        for m in (run.metrics for run in self.runs):
+            first = m["seed"] == m["seed"][0]
+            for pairs in sorted(set(m["pairs"])):
+                of = [first & (m["pairs"] == pairs) & (m["random_labels"] == r) for r in (0, 1)]
+                true, random = (m["squared_norm"][which][0] for which in of)
+                found = f"{m['test_accuracy'][of[0]][0]:.2f}"
+                rows.append((f"{pairs:.0f}", f"{true:.1f}", f"{random:.1f}", found))
+        return rows
+
     def minutes(self) -> Values:
         """Of updates, without measurements; on a CPU the main thread's own."""
         return Values(tuple(run.config["provenance"]["training_seconds"] / 60 for run in self.runs))

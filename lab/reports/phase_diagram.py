@@ -1,23 +1,23 @@
 """Steps to memorise and to grok over alpha and weight decay, from order_parameters's runs.
 
 Of finished runs that differ in `alpha`, `weight_decay` and `seed` alone; words such as `p=59`
-choose others.
+choose others. And whether an order parameter tells runs that grokked from those that memorised.
 """
 
 from __future__ import annotations
 
 import statistics
-from typing import Any
+from collections.abc import Callable
 
 import numpy
 from matplotlib.figure import Figure
 
 from lab.bench import plots
-from lab.bench.errors import UserError
-from lab.bench.files import first_step, write_figure
-from lab.bench.statistics import Finished, Row, finished_runs, markdown
+from lab.bench.files import write_figure
+from lab.bench.statistics import Finished, Row, markdown
 from lab.reports import Request
-from lab.reports._words import options_in
+from lab.reports._values import Runs, Values
+from lab.reports._words import runs_in
 
 SCRIPT = "order_parameters"
 TITLES = {
@@ -25,8 +25,9 @@ TITLES = {
     "grokked_at": "steps to grok",
     "delay": "delay, from memorising to grokking",
 }
-Times = dict[str, int | None]
-Cells = dict[tuple[float, float], list[Times]]
+MEMORISED_ONLY = 0.1  # test accuracy at the end up to which a run has not begun to grok
+NOT_ORDERS = ("step", "loss", "test_loss", "train_accuracy", "test_accuracy")
+Cells = dict[tuple[float, float], Runs]
 
 
 def report(request: Request) -> None:
@@ -35,55 +36,99 @@ def report(request: Request) -> None:
     Raises:
         UserError: if there is no finished run, or a word is no option.
     """
-    script = request.script(SCRIPT)
-    folder = request.out_dir / SCRIPT
-    given = options_in(request, script.Options)
-    groups = finished_runs(folder, script.Options, ("alpha", "weight_decay"), **given)
-    cells = {
-        place: [times_of(run, script.EVENTS) for _, run in sorted(runs.items())]
-        for place, runs in sorted(groups.items())
-    }
-    if not cells:
-        raise UserError(f"there is no finished run with these options in {folder}")
-    print(markdown([row_of(*place, times) for place, times in cells.items()]), "\n")
-    path = folder / f"phase_diagram{''.join(f',{word}' for word in request.words)}.png"
-    write_figure(path, figure(cells, request.typed))
+    for name, rows in tables(request).items():
+        print(f"{name}\n\n{markdown(rows)}\n")
+    path = request.out_dir / SCRIPT / f"phase_diagram{''.join(f',{w}' for w in request.words)}.png"
+    write_figure(path, figure(cells_of(request), request.typed))
     print(path)
 
 
-def times_of(run: Finished, events: dict[str, tuple[str, float]]) -> Times:
-    """The steps of both events, None for one that never came, and the delay between them."""
-    times: dict[str, Any] = {
-        name: first_step(run.metrics, *passed) for name, passed in events.items()
+def tables(request: Request) -> dict[str, list[Row]]:
+    """Steps of each event, a row a weight decay and a column an alpha; the order parameters.
+
+    Raises:
+        UserError: if there is no finished run with the options that the words say.
+    """
+    cells = cells_of(request)
+    found = {event: steps_of(cells, event) for event in TITLES}
+    return {**found, "order_parameters": order_parameters(cells)}
+
+
+def cells_of(request: Request) -> Cells:
+    """The runs by their alpha and weight decay, in ascending order."""
+    groups = map(Runs, runs_in(request, SCRIPT, "alpha", "weight_decay"))
+    return {(runs.option("alpha"), runs.option("weight_decay")): runs for runs in groups}
+
+
+def times_of(runs: Runs, event: str) -> Values:
+    """The steps of an event, or the delay between both; None for what never came."""
+    if event == "delay":
+        return runs.result("grokked_at") - runs.result("memorised_at")
+    return runs.result(event)
+
+
+def axes_of(cells: Cells) -> tuple[list[float], list[float]]:
+    """All alphas, and all weight decays."""
+    return sorted({alpha for alpha, _ in cells}), sorted({decay for _, decay in cells})
+
+
+def steps_of(cells: Cells, event: str) -> list[Row]:
+    """The steps of all seeds, – where it never came."""
+    alphas, decays = axes_of(cells)
+    return [
+        {"weight decay": f"{decay:g}"}
+        | {
+            f"alpha {alpha:g}": times_of(cells.get((alpha, decay), Runs([])), event).each(never="–")
+            for alpha in alphas
+        }
+        for decay in decays
+    ]
+
+
+def order_parameters(cells: Cells) -> list[Row]:
+    """Their values at the end, in the runs that grokked and in those that memorised only."""
+    every = [run for runs in cells.values() for run in runs.runs]
+
+    def ended(wanted: Callable[[Finished], bool]) -> Runs:
+        return Runs(run for run in every if wanted(run))
+
+    groups = {
+        "grokked": ended(lambda run: run.config["results"]["grokked_at"] is not None),
+        "memorised only": ended(lambda run: run.metrics["test_accuracy"][-1] <= MEMORISED_ONLY),
     }
-    known = None not in times.values()
-    return {**times, "delay": times["grokked_at"] - times["memorised_at"] if known else None}
+    rows = []
+    for column in (name for name in every[0].metrics if name not in NOT_ORDERS):
+        values = [runs.end(column) for runs in groups.values()]
+        spans = (each.span(".3g") if each.n else "–" for each in values)
+        known = [numpy.array(each.came) for each in values]
+        rows.append(
+            {"order parameter": column, **dict(zip(groups, spans, strict=True))}
+            | {"apart": apart(*known)}
+        )
+    return rows
 
 
-def row_of(alpha: float, decay: float, times: list[Times]) -> Row:
-    """A cell's line of the table, its seeds in their order."""
-    row = {"alpha": f"{alpha:g}", "weight decay": f"{decay:g}"}
-    for event, title in TITLES.items():
-        steps = [each[event] for each in times]
-        row[title] = ", ".join("–" if step is None else f"{step:,}" for step in steps)
-    return row
+def apart(one: numpy.ndarray, other: numpy.ndarray) -> str:
+    """Whether the ranges of two groups of numbers are apart."""
+    if not (one.size and other.size):
+        return "–"
+    return "yes" if one.min() > other.max() or one.max() < other.min() else "no"
 
 
 def figure(cells: Cells, typed: str) -> Figure:
     """Heat maps of means over seeds, with how many of them got there where not all did."""
-    alphas, decays = (sorted({place[i] for place in cells}) for i in (0, 1))
+    alphas, decays = axes_of(cells)
     drawing, axes = plots.panels(3, typed)
     for panel, (event, title) in zip(axes, TITLES.items(), strict=True):
         means = numpy.full((len(decays), len(alphas)), numpy.nan)
         texts = numpy.full(means.shape, "no run", dtype=object)
         for row, column in numpy.ndindex(means.shape):
-            times = cells.get((alphas[column], decays[row]), [])
-            steps = [step for each in times if (step := each[event]) is not None]
-            if steps:
-                means[row, column] = statistics.fmean(steps)
-                some = f"\n{len(steps)} of {len(times)}" if len(steps) < len(times) else ""
+            times = times_of(cells.get((alphas[column], decays[row]), Runs([])), event)
+            if times.came:
+                means[row, column] = statistics.fmean(times.came)
+                some = f"\n{len(times.came)} of {times.n}" if len(times.came) < times.n else ""
                 texts[row, column] = f"{means[row, column]:,.0f}{some}"
-            elif times:
+            elif times.n:
                 texts[row, column] = "never"
         plots.heat_map(panel, means, texts, x=alphas, y=decays)
         panel.set(xlabel="alpha", ylabel="weight decay", title=title)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import csv
+import math
 
-from lab.bench.errors import UserError
-from lab.bench.files import first_step
-from lab.bench.statistics import Finished, Row, finished_runs, interval, markdown
+import numpy
+from scipy import stats
+
+from lab.bench import plots
+from lab.bench.files import first_step, write_figure
+from lab.bench.statistics import Finished, Row, markdown
 from lab.reports import Request
-from lab.reports._words import options_in
+from lab.reports._values import NOT_RUN, Runs, Values
+from lab.reports._words import runs_in
 
 SCRIPT = "accelerating_grokking"
 BEGIN, END = 0.20, 0.85  # test accuracies that begin and end the grokking phase
 LEVELS = (0.70, 0.75, 0.80, 0.82, 0.84, 0.85)
+LOSSES = {"CrossEntropy": "cross-entropy", "MSE": "squared error"}
 # What tells the rows of Table 1 apart, and their values in the baseline.
 METHOD = {
     "jr": 0.0,
@@ -23,124 +28,190 @@ METHOD = {
     "optimiser": "adamw",
     "autograd": False,
 }
-# The paper's Table 1 as printed, for steps, time and time of the grokking phase (↓ faster, ↑
-# slower), and its Table 2, test accuracy and extreme cosines.
+EXACT = "jr=0.001,num_projections=exact,jr_fraction=0.25"
+NAMES = {
+    "": "baseline",
+    "jr=0.001": "GrokAlign",
+    "jr=0.0001": "GrokAlign",
+    "grokfast": "Grokfast",
+    "adv_training": "noise on the inputs",
+    EXACT: "GrokAlign, exact norm, a quarter of the points",
+    "optimiser=muon": "Muon, without GrokAlign",
+}
+# The paper's speed-ups in steps, time and time of the grokking phase (1 / a where it prints ↑ a,
+# slower), and its Table 2, test accuracy and extreme cosines. Ours alone: the exact norm, and Muon.
+NOTHING = ("–",) * 5
 PAPER = {
-    ("CrossEntropy", "baseline"): ("", "", "", "88.9 %", "-0.254 / 0.283"),
+    ("CrossEntropy", ""): ("–", "–", "–", "88.9", "−0.254 to 0.283"),
     ("CrossEntropy", "jr=0.001"): (
-        "↓ 7.56 ± 0.82", "↓ 6.41 ± 0.69", "", "91.8 %", "-0.509 / 0.478",
+        "7.56 ± 0.82", "6.41 ± 0.69", "–", "91.8", "−0.509 to 0.478",
     ),
-    ("CrossEntropy", "grokfast"): ("↑ 1.01 ± 0.04", "↑ 1.03 ± 0.04", "", "", ""),
+    ("CrossEntropy", "grokfast"): ("0.99", "0.97", "–", "–", "–"),
     ("CrossEntropy", "adv_training"): (
-        "↓ 1.32 ± 0.18", "↑ 1.92 ± 0.29", "", "88.0 %", "-0.253 / 0.274",
+        "1.32 ± 0.18", "0.52", "–", "88.0", "−0.253 to 0.274",
     ),
-    ("MSE", "baseline"): ("", "", "", "86.8 %", "-0.170 / 0.272"),
+    ("CrossEntropy", EXACT): NOTHING,
+    ("CrossEntropy", "optimiser=muon"): NOTHING,
+    ("MSE", ""): ("–", "–", "–", "86.8", "−0.170 to 0.272"),
     ("MSE", "jr=0.0001"): (
-        "↓ 1.69 ± 0.31", "↓ 1.46 ± 0.30", "↓ 1.77 ± 0.53", "88.2 %", "-0.638 / 0.709",
+        "1.69 ± 0.31", "1.46 ± 0.30", "1.77 ± 0.53", "88.2", "−0.638 to 0.709",
     ),
-    ("MSE", "grokfast"): ("↓ 1.08 ± 0.17", "↓ 1.05 ± 0.23", "↓ 1.05 ± 0.27", "", ""),
-    ("MSE", "adv_training"): ("↓ 1.23 ± 0.26", "↑ 1.92 ± 0.29", "↑ 2.02 ± 0.37", "", ""),
+    ("MSE", "grokfast"): ("1.08 ± 0.17", "1.05 ± 0.23", "1.05 ± 0.27", "–", "–"),
+    ("MSE", "adv_training"): ("1.23 ± 0.26", "0.52", "0.50", "–", "–"),
 }  # fmt: skip
-Groups = dict[tuple[str, str], dict[int, Finished]]
+Seeds = dict[int, Finished]
+Groups = dict[tuple[str, str], Seeds]
 
 
 def report(request: Request) -> None:
-    """Writes and prints the tables; words such as `order=shuffled` choose other runs.
+    """Prints the tables, draws a loss's first seeds; words as `order=shuffled` choose other runs.
 
     Raises:
         UserError: if there is no finished run, or a word is no option.
     """
-    options = request.script(SCRIPT).Options
-    folder = request.out_dir / SCRIPT
-    fixed = options_in(request, options)
-    found = finished_runs(folder, options, ("loss_fn", *METHOD), **fixed)
-    groups: Groups = {}
-    for (loss, *values), runs in found.items():
-        pairs = zip(METHOD.items(), values, strict=True)
-        differing = {key: value for (key, default), value in pairs if value != default}
-        name = ",".join(k if v is True else f"{k}={v}" for k, v in differing.items())
-        groups[loss, name or "baseline"] = runs
-    if not groups:
-        raise UserError(f"there is no finished run with these options in {folder}")
-    groups = dict(sorted(groups.items(), key=lambda g: (g[0][0], g[0][1] != "baseline")))
-    tables = {"table_1": speed_ups(groups), "table_1_by_threshold": by_threshold(groups)}
-    tables["table_2"] = accuracies_and_cosines(groups)
-    suffix = "".join(f",{word}" for word in request.words)
-    for name, rows in tables.items():
-        path = folder / f"{name}{suffix}.csv"
-        with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
-        print(f"{name}\n\n{markdown(rows)}\n\n{path}\n")
+    for name, rows in tables(request).items():
+        if rows:
+            print(f"{name}\n\n{markdown(rows)}\n")
+    groups = [(row, runs) for row, runs in groups_of(request).items() if runs]
+    first = groups[0][0][0]  # the loss; both in one picture would lie over each other
+    shown = {
+        NAMES[method]: runs[min(runs)].metrics
+        for (loss, method), runs in groups
+        if loss == first and NAMES.get(method) in ("baseline", "GrokAlign")
+    }
+    if shown:
+        path = request.out_dir / SCRIPT / f"{','.join(['table_1', *request.words])}.png"
+        panels = request.script(SCRIPT).PANELS
+        write_figure(path, plots.metric_panels(shown, panels, request.typed))
+        print(path)
 
 
-def steps_to(run: Finished, level: float) -> int | None:
-    """The first measured step with a test accuracy above `level`."""
-    return first_step(run.metrics, "test_accuracy", level)
+def tables(request: Request) -> dict[str, list[Row]]:
+    """The rows of Tables 1 and 2; of the paper's protocol those that are still to come as well.
+
+    Raises:
+        UserError: if there is no finished run with the options that the words say.
+    """
+    groups = groups_of(request)
+    made = (speed_ups, phase_times, by_threshold, at_the_stop)
+    return {table.__name__: table(groups) for table in made}
 
 
-def quantities(run: Finished) -> tuple[float, float, float] | None:
-    """Steps, seconds, and seconds of the grokking phase; None for a run that did not arrive."""
-    begin, end = steps_to(run, BEGIN), steps_to(run, END)
-    if begin is None or end is None:
-        return None
-    return end, end * run.seconds_per_step(), (end - begin) * run.seconds_per_step()
+def groups_of(request: Request) -> Groups:
+    """The runs of each loss and method, the paper's rows first."""
+    groups: Groups = {} if request.words else {row: {} for row in PAPER}
+    for runs in runs_in(request, SCRIPT, "loss_fn", *METHOD):
+        config = runs[0].config
+        differing = {key: config[key] for key, default in METHOD.items() if config[key] != default}
+        method = ",".join(k if v is True else f"{k}={v}" for k, v in differing.items())
+        groups[config["loss_fn"], method] = {run.config["seed"]: run for run in runs}
+    order = list(PAPER)
+    return dict(sorted(groups.items(), key=lambda g: order.index(g[0]) if g[0] in PAPER else 99))
 
 
 def speed_ups(groups: Groups) -> list[Row]:
     """Table 1: against the baseline of the same seed, above 1 where the method is faster."""
     rows = []
-    for (loss, name), runs in groups.items():
-        printed = PAPER.get((loss, name), ("",) * 5)
-        taken = {seed: q for seed, run in runs.items() if (q := quantities(run))}
-        row = {"loss": loss, "method": name, "arrived": f"{len(taken)} of {len(runs)}"}
-        row["steps, mean [95 %]"] = interval([q[0] for q in taken.values()], ".0f")
-        baseline = groups.get((loss, "baseline"), {})
-        compared = {s: q for s, run in baseline.items() if s in taken and (q := quantities(run))}
-        for i, what in enumerate(("steps", "time", "phase time")):
-            ratios = [q[i] / taken[s][i] for s, q in compared.items()] if name != "baseline" else []
-            row |= {f"speed-up in {what}": interval(ratios), f"paper, {what}": printed[i]}
+    for (loss, method), runs in groups.items():
+        steps, baseline = of(runs).first("test_accuracy", END), groups.get((loss, ""), {})
+        row = {**begun(loss, method), "arrived": f"{len(steps.came)} of {steps.n}" if runs else "–"}
+        row["steps"] = steps.interval()
+        for what, printed in zip(
+            ("steps", "time"), PAPER.get((loss, method), NOTHING), strict=False
+        ):
+            row[f"speed-up in {what}"] = speed_up(baseline, runs, what) if method else "–"
+            row[f"paper, {what}"] = printed
         rows.append(row)
     return rows
+
+
+def phase_times(groups: Groups) -> list[Row]:
+    """Table 1's last column: the same from a test accuracy of 0.20 on, for the squared error."""
+    return [
+        {
+            **begun(loss, method),
+            "speed-up in time of the phase": speed_up(groups.get((loss, ""), {}), runs, "phase"),
+            "paper": PAPER.get((loss, method), NOTHING)[2],
+        }
+        for (loss, method), runs in groups.items()
+        if method and loss == "MSE"
+    ]
 
 
 def by_threshold(groups: Groups) -> list[Row]:
-    """The speed-up in steps by the test accuracy that is to be passed."""
+    """The speed-up in steps by the test accuracy that is to be passed; the baseline's steps."""
     rows = []
-    for (loss, name), runs in groups.items():
-        baseline = groups.get((loss, "baseline"), {})
-        row = {"loss": loss, "method": name}
+    for (loss, method), runs in ((row, runs) for row, runs in groups.items() if runs):
+        row = begun(loss, method)
         for level in LEVELS:
-            steps = {s: n for s, run in runs.items() if (n := steps_to(run, level)) is not None}
-            if name == "baseline":
-                row[f"{level:.2f}"] = interval(list(steps.values()), ".0f") + " steps"
-                continue
-            of_baseline = {s: steps_to(run, level) for s, run in baseline.items()}
-            both = [s for s in steps if of_baseline.get(s) is not None]
-            row[f"{level:.2f}"] = interval([of_baseline[s] / max(steps[s], 1) for s in both])
+            steps, baseline = of(runs).first("test_accuracy", level), groups.get((loss, ""), {})
+            row[f"{level:.2f}"] = (
+                speed_up(baseline, runs, "steps", level) if method else steps.interval()
+            )
         rows.append(row)
     return rows
 
 
-def accuracies_and_cosines(groups: Groups) -> list[Row]:
-    """Table 2: at the end of the runs, the extremes over classes, points and seeds."""
+def at_the_stop(groups: Groups) -> list[Row]:
+    """Table 2, and the Jacobian: at the end of the runs, ranges over the seeds."""
     rows = []
-    for (loss, name), runs in groups.items():
-        printed = PAPER.get((loss, name), ("",) * 5)
-        accuracies = [100 * run.metrics["test_accuracy"][-1] for run in runs.values()]
-        extremes = [run.config.get("results", {}) for run in runs.values()]
-        least = [r["smallest_row_cosine"] for r in extremes if "smallest_row_cosine" in r]
-        most = [r["largest_row_cosine"] for r in extremes if "largest_row_cosine" in r]
+    for (loss, method), runs in groups.items():
+        printed, ended = PAPER.get((loss, method), NOTHING), of(runs)
+        norms = [getattr(ended, when)("jacobian_norm").span(",.4g") for when in ("start", "end")]
+        cosines = [ended.result(f"{which}_row_cosine") for which in ("smallest", "largest")]
         rows.append(
-            {
-                "loss": loss,
-                "method": name,
-                "runs": str(len(runs)),
-                "test accuracy, %": interval(accuracies, ".1f"),
+            begun(loss, method)
+            | {
+                "test accuracy, %": (ended.end("test_accuracy") * 100).interval(".1f"),
                 "paper, accuracy": printed[3],
-                "cosines": f"{min(least):.3f} / {max(most):.3f}" if least else "–",
+                "‖J‖_F, start → end": " → ".join(norms) if runs else NOT_RUN,
+                "centroid alignment": ended.end("alignment").span(".3f"),
+                "cosines of rows and point": cosines[0].together(cosines[1]).span(".2f"),
                 "paper, cosines": printed[4],
             }
         )
     return rows
+
+
+def begun(loss: str, method: str) -> Row:
+    """The cells that say which runs a row is of."""
+    return {"loss": LOSSES[loss], "method": NAMES.get(method, method)}
+
+
+def of(runs: Seeds) -> Runs:
+    """In the order of their seeds."""
+    return Runs(run for _, run in sorted(runs.items()))
+
+
+def speed_up(baseline: Seeds, runs: Seeds, what: str, level: float = END) -> str:
+    """How many times sooner than the baseline of the same seed: mean and 95 % interval.
+
+    A run that never came to the level took longer than it lasted, which bounds its ratio on one
+    side. Where there is such a run, the median of the ratios, as far as it is known, and its
+    interval by order statistics (from six pairs on); – where there is no bound.
+    """
+    least, most = [], []
+    for seed in sorted(baseline.keys() & runs.keys()):
+        slow, slow_came = taken(baseline[seed], what, level)
+        fast, fast_came = taken(runs[seed], what, level)
+        least.append(slow / fast if fast_came else 0.0)
+        most.append(slow / fast if slow_came else math.inf)
+    both = [low == high for low, high in zip(least, most, strict=True)]
+    if all(both):
+        return Values(tuple(least)).interval(".2f")
+    bounds = [numpy.median(least), numpy.median(most)]
+    for sides, which in ((least, "low"), (most, "high")):
+        bounds.append(getattr(stats.quantile_test(sides).confidence_interval(), which))
+    low, high, below, above = (f"{bound:.2f}" if 0 < bound < math.inf else "–" for bound in bounds)
+    one_sided = f"at most {high}" if low == "–" else f"at least {low}"
+    median = low if low == high else one_sided if "–" in (low, high) else f"{low} to {high}"
+    return f"{median} [{below}, {above}] ({sum(both)} of {len(both)})"
+
+
+def taken(run: Finished, what: str, level: float) -> tuple[float, bool]:
+    """Steps, time or time of the phase until a test accuracy above a level, and whether it came."""
+    end = first_step(run.metrics, "test_accuracy", level)
+    steps = run.metrics["step"][-1] if end is None else end
+    if what == "phase":
+        steps -= first_step(run.metrics, "test_accuracy", BEGIN) or 0
+    return max(steps, 1) * (1 if what == "steps" else run.seconds_per_step()), end is not None
