@@ -4,7 +4,7 @@ A one-layer transformer reads a sequence of symbols, then as many blanks, and fi
 it. Its initial weights are three times too large, which delays generalisation. Claims under test:
 centroid alignment rises when the network generalises; GrokAlign brings that forward.
 
-    python sequence_copying.py                    # 15 s; it generalises
+    python sequence_copying.py                    # 28 s; it generalises
     python sequence_copying.py --jr 0.01          # with GrokAlign
     python sequence_copying.py --random_labels    # control: nothing to generalise to
     python sweep.py sequence_copying.py --jr 0 0.001 0.01 --seed 0:3

@@ -4,7 +4,7 @@ The label is the product of the first k of n signs, learnt by a ReLU network fro
 set-up of Merrill et al. 2023, arXiv 2303.11873). Claims under test: centroid alignment rises when
 the network generalises; GrokAlign brings that forward.
 
-    python sparse_parity.py                    # 11 s; it generalises
+    python sparse_parity.py                    # 26 s; it generalises
     python sparse_parity.py --jr 0.1           # with GrokAlign
     python sparse_parity.py --random_labels    # control: nothing to generalise to
     python sweep.py sparse_parity.py --jr 0 0.1 0.3 --seed 0:3

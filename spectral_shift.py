@@ -9,11 +9,11 @@ without their labels, is tried on a permuted torus and on the complete graph as 
 accounts beside it: weight decay alone (decoupled, L2, none), and circuits that become efficient,
 which shows in the share of weights that can be zeroed, smallest first.
 
-    python spectral_shift.py                     # the spectrum while the MLP groks, 17 s
+    python spectral_shift.py                     # the spectrum while the MLP groks, 23 s
     python spectral_shift.py --random_labels     # control: a task that can be memorised only
-    python spectral_shift.py --config configs/spectral_shift_transformer.yaml    # 2.2 min
-    python sweep.py configs/spectral_ablation.yaml    # 15 min; then report.py penalty_ablation
-    python sweep.py configs/weight_decay_baseline.yaml    # decoupled, L2, none, 15 min
+    python spectral_shift.py --config configs/spectral_shift_transformer.yaml    # 2.5 min
+    python sweep.py configs/spectral_ablation.yaml    # 7 min; then report.py penalty_ablation
+    python sweep.py configs/weight_decay_baseline.yaml    # decoupled, L2, none, 12 min
 
 Verdict: results/spectral_shift/README.md.
 """
