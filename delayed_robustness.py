@@ -23,7 +23,7 @@ attack clips to [0, 1] all the same; accuracy_official_protocol is what it would
 Verdict: results/delayed_robustness/README.md.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch.nn.functional import cross_entropy, mse_loss, one_hot
@@ -68,6 +68,10 @@ class Options(CifarOptions):
     )
     attack_points: int = option(1024, "first test points attacked", least=1, needs=ATTACKED)
     num_attacks: int = option(32, "attacks while training, log-spaced", least=2, needs=ATTACKED)
+
+    def __post_init__(self) -> None:
+        if self.epochs is not None:
+            self.steps = self.epochs * -(-self.points // self.batch_size)
 
 
 PC1_POINTS = 64  # training points whose whole Jacobians are measured, as in the official code
@@ -140,8 +144,6 @@ def scores(network: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
 @script
 def main(argv=None) -> None:
     o = parse(Options, __doc__, argv)
-    if o.epochs is not None:
-        o = replace(o, steps=o.epochs * -(-o.points // o.batch_size))
     data = cifar.load(o)
     run = Run("delayed_robustness", o)
     train(run, o, data)

@@ -8,7 +8,7 @@ import yaml
 
 import xor_grokking
 from lab.bench import estimates
-from lab.bench.estimates import duration, estimate, in_parallel, summary
+from lab.bench.estimates import estimate, in_parallel, summary
 from lab.bench.sweeps import Job
 
 
@@ -83,9 +83,3 @@ def test_the_line_says_how_many_runs_it_stands_on():
 def test_runs_are_begun_in_turn():
     assert in_parallel([3, 1, 1, 1, 5], 2) == 8
     assert in_parallel([2, 9], 4) == 9
-
-
-def test_durations_have_units_that_fit():
-    assert [duration(s) for s in (40, 720, 12_240, 181_440)] == [
-        "40 s", "12 min", "3.4 h", "2.1 days",
-    ]  # fmt: skip

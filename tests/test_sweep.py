@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 
+import delayed_robustness
 import inhibiting_generalisation
 import linear_regions
 import report
@@ -94,6 +95,12 @@ def test_a_job_is_what_a_user_would_type(module, words):
     name, *again = Job(module.__name__, o).words()
     assert name == f"{module.__name__}.py"
     assert parse(module.Options, None, again) == o
+
+
+def test_a_job_knows_the_folder_of_a_run_whose_steps_follow_from_its_epochs():
+    words = ["--epochs", "3", "--points", "12", "--batch_size", "5"]
+    o = parse(delayed_robustness.Options, None, words)
+    assert "epochs=3" in o.run_name() and "steps=9" in Job("delayed_robustness", o).folder.name
 
 
 def test_makes_what_is_missing_and_nothing_else(capsys):
@@ -277,6 +284,10 @@ def test_a_process_for_each_gpu(monkeypatch, visible, per_device, workers, expec
         (["xor_grokking.py", "--seed", "1", "1"], "holds seed=1 of xor_grokking.py twice"),
         (["xor_grokking.py", "--seed", "0:10001"], "this would make 10,001 runs, more than 10,000"),
         (["xor_grokking.py", "--seed", "0:200000", "--width", "1:200000"], "39,999,800,000 runs"),
+        (
+            ["delayed_robustness.py", "--attack", "none", "--attack_points", "5"],
+            "goes with --attack",
+        ),
         (["xor_grokking.py", "--device", "cuda:9"], "--device takes one of"),
         (["xor_grokking.py", "--workers", "0"], "--workers takes a whole number of at least 1"),
         (["xor_grokking.py", "--per_device", "x"], "--per_device takes a whole number"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import io
 import os
 import shlex
 import shutil
@@ -41,10 +42,7 @@ def check(jobs: Sequence[Job]) -> None:
     if shutil.which("sbatch") is None:
         raise UserError("--cluster slurm takes a machine with SLURM's sbatch, which is not here")
     if any(job.options.overwrite for job in jobs):
-        raise UserError(
-            "--overwrite does not go with --cluster, where a job that is sent again would begin "
-            "anew; remove the runs instead"
-        )
+        raise UserError("--overwrite does not go with --cluster: a job sent again begins anew")
 
 
 class Task:
@@ -146,10 +144,9 @@ def run_all(
         known = {run for runs in sent.values() for run in runs}
         left = [run for run in missing if run not in known]
         parts = [left[i : i + runs_per_process] for i in range(0, len(left), runs_per_process)]
-        before = len(sent)
+        what = f"{len(parts)} jobs to SLURM, where {len(sent)} of this sweep are already"
+        print(f"sending {what}; logs: {folder}", file=sys.stderr, flush=True)
         sent |= _submit(parts, folder, partition, minutes, gpus, parallel)
-        there = f", {before} are there already" if before else ""
-        print(f"{len(parts)} jobs sent to SLURM{there}; their logs: {folder}", file=sys.stderr)
         looked, absent = time.monotonic(), set[Any]()
         while sent and not received:
             time.sleep(1)
@@ -198,7 +195,8 @@ def _submit(
         some = parts[start : start + LARGEST_ARRAY]
         try:
             tasks = [Task([list(run) for run in runs], 0.8 * warning) for runs in some]
-            jobs = executor.submit_array(tasks)
+            with contextlib.redirect_stderr(io.StringIO()):  # where submitit puts sbatch's words
+                jobs = executor.submit_array(tasks)
         except FailedJobError as error:
             why = str(error).strip().splitlines()[-1].removeprefix("sbatch: error: ")
             raise UserError(f"--cluster slurm: {why}") from None

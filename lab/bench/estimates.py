@@ -14,6 +14,7 @@ import torch
 
 from lab.bench.errors import UserError
 from lab.bench.files import is_finished, read_config, read_metrics
+from lab.bench.progress import duration
 from lab.bench.sweeps import ROOT, Job
 
 # Options in which a finished run may differ, closest runs first; None: in any.
@@ -142,14 +143,6 @@ def in_parallel(seconds: Sequence[float], workers: int) -> float:
     for each in seconds:
         heapq.heapreplace(free, free[0] + each)
     return max(free)
-
-
-def duration(seconds: float) -> str:
-    """`40 s`, `12 min`, `3.4 h`, `2.1 days`."""
-    for unit, size, most in (("s", 1, 90), ("min", 60, 90), ("h", 3600, 48)):
-        if seconds < size * most:
-            return f"{seconds / size:.{int(unit == 'h')}f} {unit}"
-    return f"{seconds / 86400:.1f} days"
 
 
 def _made(folder: Path) -> int:

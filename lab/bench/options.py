@@ -87,7 +87,7 @@ def parse(cls: type, account: str | None, argv: list[str] | None = None) -> typi
         content = [_read(path, takes) for path in given.config or ()]
         values = {name: v for part in [*content, flags] for name, v in part.items()}
         options = cls(**{name: takes[name](name, value) for name, value in values.items()})
-        _check_needs(options)
+        check_needs(options)
     except UserError as error:
         parser.error(str(error))
     if given.print_config:
@@ -104,7 +104,7 @@ class _Page(argparse.RawDescriptionHelpFormatter):
         return str(action.metavar)
 
 
-def _check_needs(options: typing.Any) -> None:
+def check_needs(options: typing.Any) -> None:
     """Raises UserError if an option is given whose mode is not."""
     for f in dataclasses.fields(options):
         if f.metadata["needs"] and getattr(options, f.name) != f.default:

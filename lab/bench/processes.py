@@ -16,8 +16,8 @@ import torch
 from tqdm import tqdm
 
 from lab.bench.errors import Interrupted
-from lab.bench.estimates import duration
 from lab.bench.loop import signals
+from lab.bench.progress import duration
 from lab.bench.sweeps import ROOT, Job
 
 CONTINUES = "every run is saved, and the same command without --overwrite continues"

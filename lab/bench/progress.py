@@ -67,7 +67,7 @@ class Progress:
             print(
                 f"{self.run.folder.name}: step {self.step:,} of {self.steps:,} "
                 f"({self.step / self.steps:.1%}), {_shown(self.run)}, "
-                f"about {_duration(left)} left, until {end:%Y-%m-%d %H:%M}",
+                f"about {duration(left)} left, until {end:%Y-%m-%d %H:%M}",
                 file=sys.stderr,
                 flush=True,
             )
@@ -79,7 +79,8 @@ def _shown(run: Run) -> str:
     return ", ".join(f"{key.replace('_', ' ')} {row[key]:.3g}" for key in SHOWN if key in row)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """`40 s`, `12 min`, `3 h 25 min`."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -92,7 +93,7 @@ def summary(run: Run) -> None:
         return
     m = run.metrics()
     again = "already finished, figure drawn again; " if run.was_finished else ""
-    lines = [f"{again}{run.step:,} steps, {_duration(run.seconds)} of training"]
+    lines = [f"{again}{run.step:,} steps, {duration(run.seconds)} of training"]
     if {"train_accuracy", "test_accuracy"} <= m.keys():
         events = []
         for name, column, level in LEVELS:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from lab.bench.errors import UserError, reason
 from lab.bench.files import is_finished, read_yaml
+from lab.bench.options import check_needs
 from lab.bench.shared import Shared
 from lab.bench.takes import Takes
 
@@ -116,15 +117,16 @@ def jobs_of(
         typed: options of a command line, which replace those of the grid and of its cells.
 
     Raises:
-        UserError: for an option that the script does not know or a value that it does not take,
-            or an empty range.
+        UserError: for an option that the script does not know, or that does not go with the
+            others, a value that it does not take, or an empty range.
     """
-    takes = Takes.of(options_class)
-    return [
-        Job(script, options_class(**{k: takes[k](k, v) for k, v in zip(lists, row, strict=True)}))
-        for lists in _lists(script, takes, grid, typed or {})
-        for row in itertools.product(*lists.values())
-    ]
+    takes, jobs = Takes.of(options_class), []
+    for lists in _lists(script, takes, grid, typed or {}):
+        for row in itertools.product(*lists.values()):
+            chosen = {k: takes[k](k, v) for k, v in zip(lists, row, strict=True)}
+            jobs.append(Job(script, options_class(**chosen)))
+            check_needs(jobs[-1].options)
+    return jobs
 
 
 def size_of(
