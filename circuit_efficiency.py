@@ -70,12 +70,12 @@ def cells(o: Options) -> list[tuple[int, int, bool]]:
         raise UserError(
             f"--most_pairs takes more than --least_pairs, {o.least_pairs}, got {o.most_pairs}"
         )
-    sizes = [round(n) for n in numpy.linspace(o.least_pairs, o.most_pairs, o.sizes)]
-    if len(set(sizes)) < o.sizes:
+    if o.sizes > o.most_pairs - o.least_pairs + 1:
         raise UserError(
             f"--sizes takes at most the {o.most_pairs - o.least_pairs + 1} sizes from "
             f"--least_pairs to --most_pairs, got {o.sizes}"
         )
+    sizes = [round(n) for n in numpy.linspace(o.least_pairs, o.most_pairs, o.sizes)]
     grid = [
         (n, s, r) for s in range(o.seed, o.seed + o.seeds) for n in sizes for r in (False, True)
     ]

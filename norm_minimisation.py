@@ -20,6 +20,7 @@ import torch
 from torch.nn.functional import one_hot
 
 from lab.bench.cli import script
+from lab.bench.errors import UserError
 from lab.bench.loop import training
 from lab.bench.options import option, parse
 from lab.bench.runs import Run
@@ -50,9 +51,7 @@ class Options(Shared):
         "adamw", "of --sgd; gd: gradient descent, L2", choices=("adamw", "gd"), needs="sgd"
     )
     lr: float = option(1e-3, "learning rate of --sgd", above=0, needs="sgd")
-    weight_decay: float = option(
-        1.0, "weight decay of --sgd; lr × this is its unit of time", above=0, needs="sgd"
-    )
+    weight_decay: float = option(1.0, "weight decay of --sgd", above=0, needs="sgd")
     steps: int = option(1000, "Euler steps of the flow, of 0.05 units of time at most", least=0)
     dtype: str = option("float64", "precision; float32 cannot invert H Hᵀ", choices=("float64",))
 
@@ -157,12 +156,13 @@ def train(run: Run, o: Options, x, y, t: ModularTask, flow: ZeroLossFlow) -> Non
 @script
 def main(argv=None) -> None:
     o = parse(Options, __doc__, argv)
+    if o.sgd and o.lr * o.weight_decay < 1e-9:
+        raise UserError("--lr × --weight_decay takes 1e-9 at least, or a unit of time has no end")
     begin = start(o, o.torch_device())  # before the run's folder, since it checks the options
     run = Run("norm_minimisation", o)
     train(run, o, *begin)
     ends = (embedding(o, w1) for w1 in (initial_weights(o), run.saved_state("flow")["w1"]))
-    optimiser = o.optimiser if o.sgd else None
-    run.save_figure(norm_figure(run.metrics(), *ends, optimiser, run.begun_by))
+    run.save_figure(norm_figure(run.metrics(), *ends, o.optimiser * o.sgd or None, run.begun_by))
     print(run.folder)
 
 

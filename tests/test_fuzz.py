@@ -101,7 +101,9 @@ def test_bad_values_end_in_a_line(script, option, bounded):
     if script != "circuit_efficiency":
         tiny += " --steps 1"
     wrong = []
-    for number, value in enumerate([*bad, *([] if takes.choices else EXTREME[takes.kind])]):
+    # Of updates any number is lawful, and takes as long as it says.
+    extreme = [] if takes.choices or option in ("steps", "epochs") else EXTREME[takes.kind]
+    for number, value in enumerate([*bad, *extreme]):
         given = [f"--{option}", *value.split(" ")] if value.strip() else [f"--{option}", value]
         if takes.kind is bool:
             given = [f"--{option}{value}"] if value.startswith("=") else [f"--{option}", value]
@@ -147,3 +149,20 @@ def test_what_follows_from_other_options_is_not_listed(capsys):
         importlib.import_module("circuit_efficiency").main(["--help"])
     page = capsys.readouterr().out
     assert "--sizes" in page and "--steps" not in page and "--num_logs" not in page
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "code", "says"),
+    [
+        ("jacobian_rank", "--init_scale 1e300", 1, "entries that are not finite"),
+        ("linear_regions", "--init_scale 1e300", 1, "failed to converge"),
+        ("norm_minimisation", "--sgd --lr 1e-300", 2, "--lr × --weight_decay takes"),
+        ("norm_minimisation", "--init_std 1e300", 2, "--init_std nearer to its default"),
+        ("circuit_efficiency", "--sizes 1000000000", 2, "--sizes takes at most"),
+        ("comparison_to_ntk", "--output_scale 1e300", 2, "large enough for --output_scale 1e300"),
+    ],
+)
+def test_numbers_beyond_what_a_float_counts_end_in_a_line(script, words, code, says):
+    ended_with, said, raised = ended(script, *TINY[script].split(), *words.split())
+    assert (ended_with, raised) == (code, None)
+    assert says in said.splitlines()[-1]

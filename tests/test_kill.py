@@ -64,9 +64,9 @@ def test_killed_and_continued_it_ends_as_if_it_had_not_been(script, tmp_path):
     words = f"{TINY[script]} --device cpu --checkpoint_every 0"
     if script != "circuit_efficiency":  # whose steps follow from its sizes
         words += " --steps 11"
-    # A checkpoint is the second or third write, and each update makes two more.
+    # A checkpoint is the second or third write, and each update makes two or three more.
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, script, words, json.dumps([6, 7, 8])],
+        [sys.executable, "-c", PROGRAM, script, words, json.dumps([8, 8, 8])],
         cwd=tmp_path,
         env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": ""},
         capture_output=True,

@@ -72,10 +72,14 @@ def _ended(error: object, code: int) -> int:
 
 
 def _sizes(argv: list[str] | None) -> str:
-    """The largest whole numbers that were given, `--p 1000000`, at most three."""
+    """The largest numbers that were given, `--p 1000000`, at most three."""
     given = sys.argv[1:] if argv is None else argv
     pairs = itertools.pairwise(part for word in given for part in word.split("=", 1))
-    sizes = [(int(n), f"{o} {n}") for o, n in pairs if n.isdecimal() and o.startswith("--")]
+    sizes = []
+    for name, text in pairs:
+        with contextlib.suppress(ValueError):  # no number
+            sizes += [(abs(float(text)), f"{name} {text}")] if name.startswith("--") else []
+    sizes = [size for size in sizes if size[0] > 1]
     return ", ".join(text for _, text in sorted(sizes, reverse=True)[:3]) or "the default sizes"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import signal
 import threading
 import time
@@ -75,8 +76,13 @@ def training(
         while True:
             done, due = step == o.steps, time.monotonic() - saved_at >= o.checkpoint_every
             if step in measured and not (run.rows and run.rows[-1]["step"] == step):
-                with torch.no_grad():
-                    row = {key: float(value) for key, value in measure(step).items()}
+                try:
+                    with torch.no_grad():
+                        row = {key: float(value) for key, value in measure(step).items()}
+                except (ValueError, torch.linalg.LinAlgError) as error:
+                    if not re.search("not finite|failed to converge", str(error)):
+                        raise
+                    raise _not_finite(run, f"at step {step}, {error}") from None
                 if not math.isfinite(row.get("loss", 0.0)):
                     raise _not_finite(run, f"the loss is {row['loss']} at step {step}")
                 run.record(step, row)

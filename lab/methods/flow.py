@@ -107,7 +107,7 @@ class ZeroLossFlow:
             raise TrainingError(
                 f"--ridge takes a number large enough for the kernel H Hᵀ of the {len(kernel)} "
                 f"training pairs to be inverted: it is singular at time {self.time:g} with "
-                f"--ridge {self.ridge:g}"
+                f"--ridge {self.ridge:g}; else take an --init_std nearer to its default"
             )
         dual = torch.cholesky_solve(self.y, factor)  # A Y
         w2 = (dual.T @ hidden).T  # Hᵀ A Y, in the order that is fast on a CPU
