@@ -51,7 +51,7 @@ def pictures(
         SliceError: as `windows`.
     """
     names = short_names(folders)
-    labels = [f"--jr {read_config(folder).get('jr')}".lower() for folder in folders]
+    labels = [_label(read_config(folder).get("jr")) for folder in folders]
     if len(set(labels)) < len(labels):
         labels = names
     found, looked_at = [], (points, samples, half_width, limit)
@@ -78,7 +78,7 @@ def figure(points: Tensor, samples: Sequence[int], drawn: Sequence[Picture], typ
     """
     columns = 1 + 2 * len(drawn)
     drawing, axes = plots.panels(columns, typed, rows=len(samples))
-    drawing.set_size_inches(1.9 * columns + 1, 2.0 * len(samples) + 0.8)
+    drawing.set_size_inches(1.5 * columns + 1, 1.85 * len(samples) + 0.8)
     norms = numpy.concatenate([w.regions.operator for p in drawn for w in p.windows])
     highest = norms.max() or 1.0
     # A few dead regions would take the scale for themselves.
@@ -90,19 +90,19 @@ def figure(points: Tensor, samples: Sequence[int], drawn: Sequence[Picture], typ
     image = (int(points.shape[1] ** 0.5), -1)
     for row, i in enumerate(samples):
         axes[row, 0].imshow(points[i].reshape(image).cpu().numpy(), cmap="gray")
-        axes[row, 0].set_ylabel(f"training point {i}", fontsize=8)
+        axes[row, 0].set_ylabel(f"training point {i}", fontsize=9)
         for picture, left, right in zip(drawn, axes[row, 1::2], axes[row, 2::2], strict=True):
             window = picture.windows[row]
             cells = draw(left, window, norm)
-            counted = f"{len(window.regions):,} regions, radius {window.radius:.2g}"
-            left.set_xlabel(counted, fontsize=8)
+            nearest = f"nearest\nboundary {window.radius:.2g} input units"
+            left.set_xlabel(f"{len(window.regions):,} regions; {nearest}", fontsize=9)
             centroid = window.centroid()
             end = centroid.abs().max()
             right.imshow(centroid.reshape(image).numpy(), cmap="RdBu_r", vmin=-end, vmax=end)
-            right.set_xlabel(f"centroid, cosine {window.alignment():.2f}", fontsize=8)
+            right.set_xlabel(f"centroid,\ncosine {window.alignment():.2f}", fontsize=9)
             if row == 0:
                 title = f"{picture.moment}, step {picture.step:,}\n{picture.label}"
-                left.set_title(title, fontsize=9)
+                left.set_title(title, fontsize=10)
     aspect = 15 * len(samples)
     drawing.colorbar(cells, ax=axes, label="‖J‖₂ on the region", shrink=0.8, aspect=aspect)
     return drawing
@@ -121,3 +121,8 @@ def draw(axes: Axes, window: Window, norm: Normalize) -> PolyCollection:
     ends = window.half_width * numpy.array([-1, 1])
     axes.set(xlim=window.at[0] + ends, ylim=window.at[1] + ends, aspect="equal")
     return cells
+
+
+def _label(jr: float | None) -> str:
+    """What regularises, as a title has it."""
+    return "without the term" if jr is None else f"λ_Jac or level {jr:g}"
