@@ -146,7 +146,7 @@ def test_runs_with_and_without_the_regulariser_in_one_figure(drawn, capsys):
     )
     pictures = drawn[-1][2]
     assert [p.run for p in pictures] == ["with"] * 2 + ["without"] * 2
-    assert [p.label for p in pictures] == ["--jr 0.1"] * 2 + ["--jr 0.0"] * 2
+    assert [p.label for p in pictures] == ["λ_Jac or level 0.1"] * 2 + ["λ_Jac or level 0"] * 2
     assert all((len(p.windows), len(p.controls)) == (6, 2) for p in pictures)
     median = {row["sample"]: row for row in rows[-4:]}
     assert list(median) == [
@@ -346,7 +346,7 @@ def test_an_aligned_network_says_so_beneath_its_centroids():
     picture = _regions.Picture("r", "r", "last", 1, network, found, [])
     drawing = _regions.figure(x, (0, 1, 2), [picture], "python report.py figure_1")
     axes = [a for a in drawing.axes if a.get_xlabel().startswith("centroid")]
-    assert [a.get_xlabel() for a in axes] == ["centroid, cosine 1.00"] * 3
+    assert [a.get_xlabel() for a in axes] == ["centroid,\ncosine 1.00"] * 3
     for shown, point in zip(axes, x, strict=True):
         (image,) = shown.images
         values = torch.as_tensor(image.get_array())
