@@ -39,7 +39,9 @@ def test_the_runs_most_alike_are_taken_and_only_of_the_same_device():
     assert estimate(job()) is None
     finished(1000, 600, device="cuda:0, a card", seed=9)
     assert estimate(job()) is None
-    finished(1000, 300, width=4096)  # other options
+    finished(1000, 6, width=8)  # another size
+    assert estimate(job()) is None
+    finished(1000, 300, jr=0.5)  # other options
     assert estimate(job())[::2] == (300, True)
     finished(1000, 200, root="elsewhere/results", seed=5)  # a committed one
     assert estimate(job())[::2] == (200, False)
@@ -65,16 +67,16 @@ def test_updates_that_are_saved_or_not_needed_do_not_count():
 def test_the_line_says_how_many_runs_it_stands_on():
     jobs = [job(seed=seed) for seed in range(5)]
     assert summary(jobs, 2) == (
-        "estimated time: unknown, since no run of xor_grokking.py has finished yet"
+        "estimated time: unknown, since no run of xor_grokking.py of that size has finished yet"
     )
     finished(1000, 60, seed=7)
     assert summary(jobs, 2) == "estimated time: 3 min, 2 at a time, by 1 finished run"
     other = Job("sparse_parity", jobs[0].options)
     assert summary([*jobs, other], 5) == (
         "estimated time: 60 s, 5 at a time, by 1 finished run; without 1 runs, since no run of "
-        "sparse_parity.py has finished yet"
+        "sparse_parity.py of that size has finished yet"
     )
-    finished(1000, 60, seed=7, width=3)
+    finished(1000, 60, seed=7, jr=3.0)
     assert summary([job(jr=1.0)], 1) == (
         "estimated time: 60 s, 1 at a time, by 2 finished runs, some with other options"
     )

@@ -17,8 +17,10 @@ from lab.bench.files import is_finished, read_config, read_metrics
 from lab.bench.progress import duration
 from lab.bench.sweeps import ROOT, Job
 
-# Options in which a finished run may differ, closest runs first; None: in any.
-MAY_DIFFER = ({"seed"}, {"seed", "steps", "num_logs"}, None)
+# Options in which a finished run may differ, closest runs first; None: in all but whole numbers,
+# which are sizes.
+LENGTH = {"seed", "steps", "num_logs"}
+MAY_DIFFER = ({"seed"}, LENGTH, None)
 
 
 class Past(NamedTuple):
@@ -74,7 +76,7 @@ def summary(jobs: Sequence[Job], workers: int, device: str | None = None) -> str
     found = [(job, estimate(job, device, past)) for job in jobs]
     known = [each for _, each in found if each is not None]
     names = ", ".join(sorted({f"{job.script}.py" for job, each in found if each is None}))
-    without = f"no run of {names} has finished yet"
+    without = f"no run of {names} of that size has finished yet"
     if not known:
         return f"estimated time: unknown, since {without}"
     time = duration(in_parallel([each.seconds for each in known], workers))
@@ -103,7 +105,7 @@ def estimate(
         past: folder of a script's runs -> those that have finished.
 
     Returns:
-        None if no run of the script has finished on that type of device.
+        None if no run of the script with such sizes has finished on that type of device.
     """
     device = device or device_type(job)
     places = (Path(job.options.out_dir) / job.script, ROOT / "results" / job.script)
@@ -112,7 +114,12 @@ def estimate(
         for key, value in job.options.identity().items()
     }
     for free in MAY_DIFFER:
-        same = {k: v for k, v in wanted.items() if free is not None and k not in free}
+        same = {
+            key: value
+            for key, value in wanted.items()
+            if key not in (LENGTH if free is None else free)
+            and (free is not None or type(value) is int)
+        }
         for place in places:
             like = [
                 run
