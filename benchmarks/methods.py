@@ -1,0 +1,84 @@
+"""What an update of each method costs on each task of the leaderboard: lab/methods/.
+
+    python benchmarks/methods.py                     # a table, and runs/accelerate/costs.csv
+    python benchmarks/methods.py results/accelerate  # its folder
+
+All methods of a task are trained in one process, with their sources' settings, in turns of a few
+updates, so that what else the machine does falls on all alike; a number is the least of the turns,
+of this thread's own time.
+"""
+
+import csv
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from lab.bench.errors import UserError
+from lab.methods.interface import methods
+from lab.methods.tasks import TASKS
+from lab.methods.trials import given
+
+WARM_UP, TURNS, UPDATES = 110, 12, 20  # Grokfast-MA waits for 100 gradients
+
+
+class Training:
+    """The loop of accelerate.py, which can be gone on with."""
+
+    def __init__(self, method, task):
+        settings = given(method, None, None, ())
+        self.task, self.method = task, method(task, settings)
+        self.optimiser = self.method.optimiser(settings["lr"], settings["weight_decay"])
+
+    def __call__(self, updates):
+        x, y = self.task.data[:2]
+        began = time.thread_time()
+        for _ in range(updates):
+            loss = self.method.loss(x, y)
+            self.optimiser.zero_grad()
+            loss.backward(inputs=self.method.parameters)
+            self.method.filter_gradients()
+            self.optimiser.step()
+            self.method.project_weights()
+        return 1e3 * (time.thread_time() - began) / updates
+
+
+def costs(name):
+    """Milliseconds an update, by method."""
+    trainings = {}
+    for method, kind in methods().items():
+        task = TASKS[name](0, "data").to(torch.device("cpu"), torch.float32)
+        try:
+            trainings[method] = Training(kind, task)
+        except UserError:
+            continue  # the method cannot do the task
+        trainings[method](WARM_UP)
+    turns = [{m: training(UPDATES) for m, training in trainings.items()} for _ in range(TURNS)]
+    return {method: min(turn[method] for turn in turns) for method in trainings}
+
+
+def main():
+    """Prints milliseconds and ratios to AdamW, and writes the milliseconds."""
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    path = Path(*(sys.argv[1:] or ["runs/accelerate"])) / "costs.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["task", "method", "milliseconds"])
+        print(f"torch {torch.__version__}, 1 thread, float32; milliseconds an update, and ratio")
+        for name in TASKS:
+            if name == "omnigrok_mnist":
+                continue  # which needs a download
+            found = costs(name)
+            for method, taken in found.items():
+                writer.writerow([name, method, f"{taken:.4g}"])
+                print(f"{name:20} {method:24} {taken:8.3f} {taken / found['adamw']:6.2f}")
+    print(path)
+
+
+if __name__ == "__main__":
+    main()
