@@ -21,6 +21,7 @@ smoke: ## every script, tiny, on the CPU
 	$(PYTHON) order_parameters.py --p 11 --width 16 $(TINY) 20
 	PYTHONPATH=tests $(PYTHON) -c "import helpers; helpers.write_cifar(helpers.Path('$(IMAGES)'))"
 	$(PYTHON) delayed_robustness.py --data_dir $(IMAGES) --points 12 --filters 2 --attack_points 4 --num_attacks 2 --jr 0.001 $(TINY) 20
+	$(PYTHON) accelerate.py --task sparse_parity --method grokalign $(TINY) 20
 	$(PYTHON) sweep.py xor_grokking.py --p 400 --n 24 --width 16 --jr 0 1.0 $(TINY) 20
 
 .venv/ran: requirements.txt

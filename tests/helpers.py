@@ -29,6 +29,7 @@ TINY = {
     "order_parameters": "--p 11 --width 16",
     "delayed_robustness": "--points 12 --filters 2 --batch_size 5 --attack_points 4 "
     "--num_attacks 2 --jr 0.001",
+    "accelerate": "--task sparse_parity --method grokfast_ema --knobs alpha=0.9",
 }
 
 

@@ -42,6 +42,7 @@ CASES = {
     "sequence_copying": ("--batch 4", 0),
     "order_parameters": ("", 0),
     "delayed_robustness": ("--batch_size 5", 0),
+    "accelerate": ("", 0),
 }
 FLOAT64 = ("norm_minimisation", "circuit_efficiency")  # alone
 SMOKE = re.findall(
