@@ -378,6 +378,21 @@ def test_a_finished_run_is_not_trained_again(parsed):
     toy(again, die_at=0)  # no update is made, so that nothing dies
 
 
+def test_a_finished_run_without_its_checkpoint_keeps_its_measurements(parsed):
+    """As recorded runs are; it was trained anew, over them."""
+    toy(Run("toy", parsed()))
+    folder = Run("toy", parsed()).folder
+    (folder / "checkpoint.pt").unlink()
+    before = (folder / "metrics.csv").read_bytes()
+    recorded = Run("toy", parsed())
+    assert recorded.finished and recorded.metrics()["step"][-1] == recorded.step == 20
+    with pytest.raises(UserError, match="without its checkpoint"):
+        toy(recorded)
+    with pytest.raises(UserError, match="without its checkpoint"):
+        recorded.saved_state("network")
+    assert (folder / "metrics.csv").read_bytes() == before
+
+
 def test_early_stop_ends_the_run_with_that_row(parsed):
     run = Run("toy", parsed("--steps", 200))
     toy(run, stop=lambda row: row["step"] >= 50)

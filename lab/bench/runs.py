@@ -20,7 +20,7 @@ import yaml
 from lab.bench.checkpoints import copied, read_checkpoint, restore
 from lab.bench.draws import Batches, Draws
 from lab.bench.errors import UserError, reason
-from lab.bench.files import columns, lock, read_config, replace, write_figure
+from lab.bench.files import columns, lock, read_config, read_metrics, replace, write_figure
 from lab.bench.progress import summary
 from lab.bench.provenance import changes, now, provenance
 from lab.bench.shared import Shared
@@ -112,8 +112,8 @@ class Run:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Puts the checkpoint's state, if there is one, into the parts of `state`."""
-        if self._saved is not None:
-            restore(self.folder / "checkpoint.pt", self._saved, state, self.finished)
+        if self._saved is not None or self.finished:
+            restore(self.folder / "checkpoint.pt", self._state(), state, self.finished)
 
     def store(self, results: dict[str, Any]) -> None:
         """Puts numbers found in the metrics (steps until an event, say) into config.yaml."""
@@ -126,7 +126,7 @@ class Run:
 
     def saved_state(self, name: str) -> dict[str, Any]:
         """The checkpoint's state of one part, on the CPU, for figures that need the network."""
-        return (self._saved or {})[name]
+        return self._state()[name]
 
     def save_figure(self, figure: Any) -> None:
         """Writes the picture, the last file of a run, and says on stderr what came out."""
@@ -150,11 +150,7 @@ class Run:
                 return
             if config.exists():  # so that it is a run, and ours to replace
                 self._clear()
-            elif strangers := sorted(
-                path.name
-                for path in self.folder.iterdir()
-                if path.name != ".lock" and not path.name.endswith(".tmp")
-            ):
+            elif strangers := sorted({path.name for path in self.folder.iterdir()} - {".lock"}):
                 raise UserError(
                     f"{self.folder} holds {strangers[0]} but no config.yaml, so it is not a run; "
                     "choose another --name or --out_dir"
@@ -196,6 +192,8 @@ class Run:
             )
         checkpoint = self.folder / "checkpoint.pt"
         if not checkpoint.exists():
+            if "finished" in self._config["provenance"]:
+                self._take_recorded()
             return
         content = read_checkpoint(checkpoint, self.options.steps)
         self.step, self.seconds, self._saved = (content[k] for k in ("step", "seconds", "state"))
@@ -220,6 +218,22 @@ class Run:
                 entry |= {key: new for key, (_, new) in other.items()}
             before.setdefault("continued", []).append(entry)
             self._write_config()
+
+    def _take_recorded(self) -> None:
+        """Of a finished run without a checkpoint there are the measurements alone."""
+        m = read_metrics(self.folder)
+        rows = zip(*(values.tolist() for values in m.values()), strict=True)
+        self.rows = [dict(zip(m, row, strict=True)) for row in rows]
+        self.step, self.finished = int(m["step"][-1]), True
+        self.seconds = self._config["provenance"].get("training_seconds", 0.0)
+
+    def _state(self) -> dict[str, Any]:
+        if self._saved is None:
+            raise UserError(
+                f"{self.folder} holds a finished run without its checkpoint, which is needed here; "
+                "another --name or --out_dir makes the run anew, --overwrite replaces it"
+            )
+        return self._saved
 
     def _write_config(self) -> None:
         text = yaml.safe_dump(self._config, sort_keys=False, allow_unicode=True)
