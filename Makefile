@@ -3,7 +3,7 @@ PYTHON ?= python
 TINY := --device cpu --out_dir $(shell mktemp -d -u) --steps
 IMAGES := $(shell mktemp -d -u)
 
-.PHONY: smoke check figures xor test slurm
+.PHONY: smoke check figures xor test slurm leaderboard
 
 smoke: ## every script, tiny, on the CPU
 	$(PYTHON) xor_grokking.py --p 400 --n 24 --width 16 --jr 1.0 $(TINY) 20
@@ -42,6 +42,14 @@ test: .venv/tested ## the tests, likewise
 
 slurm: ## the tests that need a cluster, on a SLURM that this machine gets for them; as root
 	PYTHON=$(PYTHON) .ci/slurm
+
+SCORES := runs/accelerate/scores.yaml
+leaderboard: ## trials, scores and costs of METHOD (or of all methods), and the tables
+	$(PYTHON) sweep.py configs/leaderboard.yaml $(if $(METHOD),--method $(METHOD)) --runs_per_process 24
+	$(PYTHON) report.py leaderboard
+	test ! -f $(SCORES) || $(PYTHON) sweep.py $(SCORES) --runs_per_process 24
+	$(PYTHON) benchmarks/methods.py
+	$(PYTHON) report.py leaderboard
 
 check: ## lint, types, tests
 	ruff check .

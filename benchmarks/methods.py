@@ -22,7 +22,7 @@ from lab.methods.interface import methods
 from lab.methods.tasks import TASKS
 from lab.methods.trials import given
 
-WARM_UP, TURNS, UPDATES = 110, 12, 20  # Grokfast-MA waits for 100 gradients
+WARM_UP, TURNS, UPDATES = 110, 12, 10  # Grokfast-MA waits for 100 gradients
 
 
 class Training:
