@@ -93,7 +93,8 @@ def train(run: Run, task: Task, method: Method, lr: float, weight_decay: float) 
 
     state = {"network": network, "optimiser": optimiser, "method": method}
     measured = {*range(0, run.options.steps, EVERY), run.options.steps}
-    for step in training(run, measure, stop=stop, measured=measured, **state):
+    # Methods may wait for the device, or count, so that no update is captured there.
+    for step in training(run, measure, stop=stop, measured=measured, kind=None, **state):
         loss = method.loss(x, y)
         optimiser.zero_grad()
         loss.backward(inputs=parameters)

@@ -120,15 +120,15 @@ def train(run: Run, o: Options, data: images.Images) -> None:
     state = {"network": network, "optimiser": optimiser, "snapshots": snapshots}
     state |= {"grokfast": grokfast, "noise": noise}
     checks = range(0, o.steps + 1, o.check_every * batch.epoch_length)
-    measured = {*log_steps(o.steps, o.num_logs), *checks}
+    when = {"measured": {*log_steps(o.steps, o.num_logs), *checks}, "kind": batch.begins_epoch}
 
     def stop(row: dict[str, float]) -> bool:
         return o.stop_at is not None and row["test_accuracy"] > o.stop_at
 
-    for step in training(run, measure, stop=stop, measured=measured, **state):
+    for step in training(run, measure, stop=stop, **when, **state):
         points, wanted = batch(x), batch(targets)
         if o.adv_training:
-            if step % batch.epoch_length == 0:
+            if batch.begins_epoch(step):
                 noise.adapt(accuracy(network(x).detach(), y))
             points = noise(points)
         if o.jr == 0:
@@ -136,7 +136,7 @@ def train(run: Run, o: Options, data: images.Images) -> None:
         elif o.jr_fraction == 1:
             outputs, norm = regulariser.outputs_and_norm(points)
         else:
-            some = torch.randperm(len(points), generator=mixing, device=x.device)
+            some = torch.randperm(len(points), generator=mixing, device=mixing.device)
             some = some[: max(1, round(len(points) * o.jr_fraction))]
             outputs, norm = network(points), regulariser(points[some])
         loss = loss_fn(outputs, wanted) + o.jr * norm

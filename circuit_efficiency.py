@@ -102,7 +102,8 @@ def begin(o: Options, pairs: int, seed: int, random_labels: bool, device: torch.
 def run_cells(run: Run, o: Options) -> None:
     grid, row = cells(o), dict[str, float]()
     # A cell's row is recorded before it can be saved as done, so that no state is left to keep.
-    for step in training(run, lambda _: row, measured=range(1, len(grid) + 1)):  # noqa: B023
+    measured = range(1, len(grid) + 1)
+    for step in training(run, lambda _: row, measured=measured, kind=None):  # noqa: B023
         pairs, seed, random_labels = grid[step]
         x_test, labels, flow = begin(o, pairs, seed, random_labels, run.device)
         squared_norm, count = float(flow.advance()), 1

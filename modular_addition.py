@@ -137,7 +137,8 @@ def train(run: Run, o: Options, task: ModularTask) -> None:
     def stop(row: dict[str, float]) -> bool:
         return o.stop_at is not None and row["test_accuracy"] > o.stop_at
 
-    for step in training(run, measure, stop=stop, network=network, optimiser=optimiser):
+    state = {"network": network, "optimiser": optimiser}
+    for step in training(run, measure, stop=stop, kind=lambda step: min(step, o.warmup), **state):
         if o.warmup > 0:
             optimiser.param_groups[0]["lr"] = o.lr * min(1, (step + 1) / o.warmup)
         outputs, norm = regulariser.outputs_and_norm(x) if o.jr > 0 else (network(x), 0.0)

@@ -2,9 +2,10 @@
 
 Tensors are ordinary ones with real numbers, and each storage is marked with the device on which it
 would lie. A mode above autograd fakes devices, factories and generators; one below it enforces the
-rules: no operation mixes devices, and while a graph is captured nothing is computed, nothing waits
-for the device and nothing draws from a generator that the graph does not know. A replayed graph
-repeats its operations on the same memory. As an Apple device ("mps") it refuses float64 instead.
+rules: no operation mixes devices, no stream overtakes another, and while a graph is captured
+nothing is computed, nothing waits for the device, no generator is seeded and nothing draws from one
+that the graph does not know. A replayed graph repeats its operations on the same memory. As an
+Apple device ("mps") it refuses float64 instead.
 
 It stands on hooks of torch that may move: `unsupported` says so in a line.
 """
@@ -68,12 +69,30 @@ class Generator(Base):
     def device(self):
         return self._where
 
+    def manual_seed(self, seed):
+        if PRETENDED and PRETENDED[-1].graph and self._where != CPU:
+            PRETENDED[-1].fail("Cannot seed a generator during CUDA graph capture")
+        return Base.manual_seed(self, seed)
+
+
+class Stream:
+    """`torch.cuda.Stream`: has to wait for what was begun on the others of its device."""
+
+    def __init__(self, device="cuda"):
+        self.device, self.begun, self.waited = PRETENDED[-1].place(device), 0, {}
+        PRETENDED[-1].streams.append(self)
+
+    def wait_stream(self, other):
+        for stream, begun in {**other.waited, other: other.begun}.items():
+            self.waited[stream] = max(begun, self.waited.get(stream, 0))
+
 
 class Graph:
     """`torch.cuda.CUDAGraph`: the operations of a capture, repeated on the same memory."""
 
     def __init__(self):
         self.operations, self.touched, self.generators = [], {}, []
+        self.failed = False
 
     def register_generator_state(self, generator):
         if generator.device == CPU:
@@ -81,6 +100,8 @@ class Graph:
         self.generators.append(generator)
 
     def replay(self):
+        PRETENDED[-1].replays += 1
+        PRETENDED[-1].begin(self.device)
         with _disable_current_modes(), torch._C.DisableTorchFunction(), torch.no_grad():
             for function, args, kwargs, results in self.operations:
                 again = tree_leaves(function(*args, **kwargs))
@@ -88,6 +109,17 @@ class Graph:
                 for old, new in zip(results, again, strict=True):
                     if torch.is_tensor(old) and old.untyped_storage()._cdata not in before:
                         old.copy_(new)
+
+    def forget(self):
+        """Leaves nothing of a capture behind: it has computed nothing."""
+        with _disable_current_modes(), torch._C.DisableTorchFunction(), torch.no_grad():
+            for storage, content in self.touched.values():
+                storage.copy_(content)
+            for _, args, kwargs, results in self.operations:
+                before = {t.untyped_storage()._cdata for t in tensors_in((args, kwargs))}
+                for made in tensors_in(results):
+                    if made.untyped_storage()._cdata not in before and made.is_floating_point():
+                        made.fill_(torch.nan)
 
 
 def tensors_in(tree):
@@ -112,7 +144,8 @@ class Pretended:
         self.kind, self.count, self.current = kind, count, 0
         self.launches, self.waits = 0, Counter()
         self.graph = None  # while one is captured
-        self.graphs = 0  # captured so far
+        self.graphs = self.replays = 0  # so far
+        self.streams, self.on = [], {}  # all; the current one of each device
         self.made_on = None  # device of the tensor that is being made
         self.marks = {}
 
@@ -142,13 +175,30 @@ class Pretended:
         """The host waits for the device, which a capture does not survive."""
         self.waits[f"{caller()} {what}"] += 1
         if self.graph:
-            raise RuntimeError(f"{what} is not permitted while a graph is captured")
+            self.fail(f"{what} is not permitted while a graph is captured")
 
-    def launch(self, function, args, kwargs, where):
+    def fail(self, why):
+        """Refuses something, after which a capture is of no use."""
+        if self.graph:
+            self.graph.failed = True
+        raise RuntimeError(why)
+
+    def launch(self, function, where):
         """Something runs on the device."""
         self.launches += 1
         if self.graph and where.index != self.current:
-            raise RuntimeError(f"{function} runs on {where}, the graph is captured on another")
+            self.fail(f"{function} runs on {where}, the graph is captured on another")
+        if self.kind == "cuda":
+            self.begin(where)
+
+    def begin(self, where=None):
+        """On the current stream, which must have waited for the others."""
+        stream = self.current_stream(where)
+        for other in self.streams:
+            late = other.begun > stream.waited.get(other, 0)
+            if other is not stream and other.device == stream.device and late:
+                self.fail("a stream has not waited for another")
+        stream.begun += not self.graph  # since a capture begins nothing
 
     def __enter__(self):
         PRETENDED.append(self)
@@ -174,7 +224,7 @@ class Pretended:
         def health(optimiser):
             lacking = [g for g in optimiser.param_groups if not g.get("capturable", True)]
             if self.graph and lacking:
-                raise RuntimeError("capture of step(), but param_groups' capturable is False")
+                self.fail("capture of step(), but param_groups' capturable is False")
 
         def grouped(lists, with_indices=False):
             found = group(lists, with_indices)
@@ -200,12 +250,12 @@ class Pretended:
         yield cuda, "is_current_stream_capturing", lambda: self.graph is not None
         yield cuda, "_lazy_init", lambda: None
         yield cuda, "get_rng_state", lambda device=None: torch.zeros(16, dtype=torch.uint8)
-        yield cuda, "set_rng_state", lambda state, device=None: None
+        yield cuda, "set_rng_state", lambda *a: self.graph and self.fail("seeded while captured")
         yield cuda, "synchronize", lambda device=None: self.wait("synchronize")
         yield cuda, "device", self.device
-        yield cuda, "Stream", mock.MagicMock
-        yield cuda, "current_stream", mock.MagicMock
-        yield cuda, "stream", mock.MagicMock
+        yield cuda, "Stream", Stream
+        yield cuda, "current_stream", self.current_stream
+        yield cuda, "stream", self.stream
         yield cuda, "CUDAGraph", Graph
         yield cuda, "graph", self.capture
 
@@ -217,15 +267,38 @@ class Pretended:
         finally:
             self.current = before
 
+    def current_stream(self, device=None):
+        device = self.place(device or "cuda")
+        if device not in self.on:
+            self.on[device] = Stream(device)  # the default one
+        return self.on[device]
+
     @contextmanager
-    def capture(self, graph, pool=None, stream=None):
-        self.graph, self.graphs = graph, self.graphs + 1
+    def stream(self, stream):
+        before, current = self.current_stream(stream.device), self.current
+        self.on[stream.device], self.current = stream, stream.device.index
         try:
             yield
         finally:
-            self.graph = None
-            for storage, content in graph.touched.values():
-                storage.copy_(content)  # since a capture computes nothing
+            self.on[stream.device], self.current = before, current
+
+    @contextmanager
+    def capture(self, graph, pool=None, stream=None):
+        self.wait("synchronize")
+        stream = stream or Stream()
+        graph.device = stream.device
+        with self.stream(stream):
+            seeds = [generator.get_state() for generator in graph.generators]
+            self.graph, self.graphs = graph, self.graphs + 1
+            try:
+                yield
+            finally:
+                self.graph = None
+                graph.forget()
+                for generator, seed in zip(graph.generators, seeds, strict=True):
+                    generator.set_state(seed)
+        if graph.failed:
+            raise RuntimeError("operation failed due to a previous error during capture")
 
 
 PRETENDED: list[Pretended] = []
@@ -293,7 +366,7 @@ class Functions(TorchFunctionMode):
         if generator is not None and where != NOWHERE and generator.device != where:
             raise RuntimeError(f"Expected a '{where}' generator but found '{generator.device}'")
         if p.graph and where != CPU and not any(generator is g for g in p.graph.generators):
-            raise RuntimeError("a draw from a generator that is not registered with the graph")
+            p.fail("a draw from a generator that the captured graph does not know")
 
     def moved(self, name, me, rest, kwargs):
         p = self.pretended
@@ -345,9 +418,9 @@ class Operations(TorchDispatchMode):
         if on:
             self.check(function, name, args, kwargs, given, places)
             if name not in FREE:
-                p.launch(function, args, kwargs, on)
+                p.launch(function, on)
         elif p.made_on not in (None, CPU):
-            p.launch(function, args, kwargs, p.made_on)
+            p.launch(function, p.made_on)
         touched = function._schema.is_mutable and p.graph
         if touched:
             for tensor in given:

@@ -11,12 +11,17 @@ import numpy
 import pytest
 import torch
 import yaml
-from pretended_cuda import CPU, Pretended, tensors_in, unsupported
+from pretended_cuda import CPU, Graph, Pretended, tensors_in, unsupported
 
 import helpers
+from lab.bench.captured import Graphs
+from lab.bench.checkpoints import copied
+from lab.bench.cli import script
 from lab.bench.errors import UserError
 from lab.bench.files import read_metrics
+from lab.bench.loop import training
 from lab.bench.runs import Run
+from lab.bench.seeds import generator
 from lab.bench.shared import Shared
 from lab.measures import attacks
 
@@ -26,24 +31,28 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:no point is classified correctly"),
 ]
 
-# Script -> more options than its line in the Makefile has, and how often an update may wait.
-CASES = {
-    "xor_grokking": ("", 0),
-    "comparison_to_ntk": ("", 0),
-    "jacobian_rank": ("--batch_size 25", 0),
-    "accelerating_grokking": ("--batch_size 25", 0),
-    "inhibiting_generalisation": ("--batch_size 25", 0),
-    "linear_regions": ("--batch_size 25", 0),
-    "modular_addition": ("--warmup 3", 0),
-    "spectral_shift": ("", 0),
-    "norm_minimisation": ("", 3),
-    "circuit_efficiency": ("--longest 0.2", 300),
-    "sparse_parity": ("--jr 0.1", 0),
-    "sequence_copying": ("--batch 4", 0),
-    "order_parameters": ("", 0),
-    "delayed_robustness": ("--batch_size 5", 0),
-    "accelerate": ("", 0),
-}
+ALL = "--batch_size 25 --order shuffled --grokfast --adv_training --jr_fraction 0.5"
+# Script, more options than its line in the Makefile has, how often an update may wait, and the
+# graphs that are made of it: one for each size of a batch and kind of update.
+CASES = [
+    ("xor_grokking", "", 0, 1),
+    ("comparison_to_ntk", "", 0, 1),
+    ("jacobian_rank", "--batch_size 25", 0, 2),
+    ("accelerating_grokking", "--batch_size 25", 0, 3),
+    ("accelerating_grokking", ALL, 0, 3),
+    ("inhibiting_generalisation", "--batch_size 25", 0, 2),
+    ("linear_regions", "--batch_size 25", 0, 2),
+    ("modular_addition", "--warmup 3", 0, 1),
+    ("spectral_shift", "", 0, 1),
+    ("norm_minimisation", "", 3, 0),
+    ("circuit_efficiency", "--longest 0.2", 300, 0),
+    ("sparse_parity", "--jr 0.1", 0, 2),
+    ("sequence_copying", "--batch 4", 0, 2),
+    ("order_parameters", "", 0, 1),
+    ("delayed_robustness", "--batch_size 5", 0, 2),
+    ("accelerate", "", 0, 0),
+]
+SCRIPTS = sorted({script for script, *_ in CASES})
 FLOAT64 = ("norm_minimisation", "circuit_efficiency")  # alone
 SMOKE = re.findall(
     r"^\t\$\(PYTHON\) (\w+)\.py (.*)\$\(TINY\) (\d+)$",
@@ -56,8 +65,8 @@ def words(script, *more):
     """The script's line of `make smoke`, of few measurements, with its images in `images`."""
     (line,) = [f"{line} --steps {steps}" for name, line, steps in SMOKE if name == script]
     helpers.write_cifar(Path("images"))
-    line = f"{line} --num_logs 4 {CASES[script][0]}".replace("$(IMAGES)", "images")
-    return [*line.split(), *map(str, more)]
+    line = f"{line} --num_logs 4".replace("$(IMAGES)", "images")
+    return [*line.split(), *" ".join(map(str, more)).split()]
 
 
 class Short(attacks.AutoAttack):
@@ -84,12 +93,18 @@ def metrics_of(folder):
 
 
 def test_every_script_is_driven():
-    assert {name for name, *_ in SMOKE if name != "sweep"} == set(CASES)
+    assert {name for name, *_ in SMOKE if name != "sweep"} == set(SCRIPTS)
 
 
-@pytest.mark.parametrize("script", CASES)
-def test_a_run_on_cuda_is_the_run_on_the_cpu(script, monkeypatch):
-    """From measurement to figure, interrupted and continued; and its update does not wait."""
+def weights_of(folder):
+    (path,) = Path(folder).glob("*/*/checkpoint.pt")
+    state = torch.load(path, weights_only=True)["state"]
+    return tensors_in({name: part for name, part in state.items() if name != "snapshots"})
+
+
+@pytest.mark.parametrize(("script", "options", "most_waits", "graphs"), CASES)
+def test_a_run_on_cuda_is_the_run_on_the_cpu(script, options, most_waits, graphs, monkeypatch):
+    """From measurement to figure, captured, interrupted and continued; and no update waits."""
     module = importlib.import_module(script)
     training, save, waits = module.training, torch.save, []
     monkeypatch.setattr(attacks, "AutoAttack", Short)
@@ -110,16 +125,24 @@ def test_a_run_on_cuda_is_the_run_on_the_cpu(script, monkeypatch):
         assert {tensor.device for tensor in tensors_in(content)} <= {CPU}
         save(content, file)
 
+    def replayed(graph):
+        before = device.waits.total()
+        replay(graph)
+        assert device.waits.total() == before
+
+    replay = Graph.replay
+    monkeypatch.setattr(Graph, "replay", replayed)
     monkeypatch.setattr(module, "training", undrawn(training))
-    assert module.main(words(script, "--device", "cpu", "--out_dir", "cpu")) == 130
+    assert module.main(words(script, options, "--device cpu --out_dir cpu")) == 130
     monkeypatch.setattr(module, "training", watched)
     monkeypatch.setattr(torch, "save", save_from_cpu)
     with Pretended() as device:
         for code in (130, 0):
-            every = 0 if code else 30
-            more = ("--device", "cuda", "--out_dir", "cuda", "--checkpoint_every", every)
+            every, before = 0 if code else 30, device.graphs
+            more = (options, "--device cuda --out_dir cuda --checkpoint_every", every)
             assert module.main(words(script, *more)) == code
-    assert max(waits) <= CASES[script][1]
+    assert max(waits) <= most_waits
+    assert device.graphs - before == graphs
     assert not [place for place in device.waits if place.startswith("lab/networks/")]
     (figure,) = Path("cuda").glob("*/*/figure.png")
     assert figure.stat().st_size > 10_000
@@ -127,16 +150,155 @@ def test_a_run_on_cuda_is_the_run_on_the_cpu(script, monkeypatch):
     assert set(ours) == set(theirs)
     for column, values in ours.items():
         numpy.testing.assert_allclose(values, theirs[column], rtol=1e-4, err_msg=column)
+    if not graphs:
+        return
+    monkeypatch.setattr(module, "training", undrawn(training))
+    with Pretended() as device:  # in one go, update by update
+        more = (options, "--device cuda --out_dir eager --eager --num_logs 2")
+        assert module.main(words(script, *more)) == 130
+    assert device.graphs == 0
+    eager = metrics_of("eager")
+    assert all(numpy.array_equal(ours[key][-1], eager[key][-1], equal_nan=True) for key in ours)
+    assert all(map(torch.equal, weights_of("cuda"), weights_of("eager")))
 
 
-@pytest.mark.parametrize("script", [script for script in CASES if script not in FLOAT64])
+@pytest.mark.parametrize("script", [script for script in SCRIPTS if script not in FLOAT64])
 def test_an_apple_gpu_is_not_asked_for_float64(script, monkeypatch):
     module = importlib.import_module(script)
     monkeypatch.setattr(attacks, "AutoAttack", Short)
     monkeypatch.setattr(module, "training", undrawn(module.training))
     with Pretended("mps"):
-        more = ("--device", "mps", "--dtype", "float32", "--steps", 1)
-        assert module.main(words(script, *more)) == 130
+        assert module.main(words(script, "--device mps --dtype float32 --steps 1")) == 130
+
+
+# Captured updates
+
+
+def toy(body, steps=6, device="cuda", **options):
+    """Trains a line by a loop of which `body` does one update."""
+    run = Run("toy", Shared(steps=steps, num_logs=2, device=device, quiet=True, **options))
+    network = torch.nn.Linear(3, 1).to(run.device)
+    optimiser = torch.optim.AdamW(network.parameters(), fused=True)
+    x, draws = torch.ones(4, 3, device=run.device), run.generator("toy")
+    for _ in training(run, lambda step: {}, network=network, optimiser=optimiser):
+        loss = network(x).square().mean()
+        body(loss, draws)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return network, optimiser
+
+
+REFUSED = {
+    "a number that is read": lambda loss, draws: float(loss.detach()),
+    "a tensor from the CPU": lambda loss, draws: torch.ones(1).to(loss.device),
+    "a seed": lambda loss, draws: draws.manual_seed(0),
+    "a state": lambda loss, draws: torch.cuda.set_rng_state(torch.zeros(16)),
+    "a draw of nobody's": lambda loss, draws: torch.rand(1, device=loss.device),
+    "a wait": lambda loss, draws: torch.cuda.synchronize(),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_cannot_be_captured_ends_in_a_line(what, capsys):
+    main = script(lambda argv: toy(REFUSED[what], eager="--eager" in argv))
+    with Pretended() as device:
+        assert main([]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "no CUDA graph of the update" in line and "--eager" in line
+        assert device.graph is None and device.current_stream() is device.streams[0]
+        assert main(["--eager"]) == 0
+
+
+def test_an_update_draws_from_the_generator_of_its_step():
+    """Also the one that was captured, and those after an interruption."""
+    drawn = {}
+    for name, ends in {"whole": (8,), "parts": (5, 8)}.items():
+        with Pretended() as device:
+            total = torch.zeros(2, device="cuda")
+            for end in ends:
+                # What an interrupted run saves is tested elsewhere.
+                begin = 0 if end == ends[0] else ends[0]
+                run = Run("toy", Shared(steps=end, num_logs=2, device="cuda", name=f"{name}{end}"))
+                run.step, draws = begin, run.generator("noise")
+                for _ in training(run, lambda step: {}):
+                    total += torch.rand(2, generator=draws, device="cuda") / 3
+            drawn[name] = total.cpu()
+            assert device.replays > 0
+    assert torch.equal(drawn["whole"], drawn["parts"])
+    each = [torch.rand(2, generator=generator(0, "noise", step)) / 3 for step in range(8)]
+    assert torch.equal(drawn["whole"], sum(each))
+
+
+def test_an_update_is_captured_where_its_tensors_are():
+    with Pretended(count=2) as device:
+        toy(lambda loss, draws: None, device="cuda:1")
+    assert (device.graphs, device.replays, device.current) == (1, 3, 0)
+
+
+def test_adam_goes_on_where_another_device_has_stopped():
+    with Pretended():
+        there = copied(toy(lambda loss, draws: None)[1].state_dict())
+        assert there["param_groups"][0]["capturable"]
+    for device, updates in (("cpu", 7), ("cuda", 8)):
+        with Pretended():
+            run = Run("toy", Shared(device=device, name=device * 2))
+            optimiser = torch.optim.AdamW([torch.ones(1, 3, device=device)], fused=True)
+            optimiser.load_state_dict(first_only(there))
+            Graphs(run, {"optimiser": optimiser}, lambda step: None)
+            for parameter in optimiser.param_groups[0]["params"]:
+                parameter.grad = torch.ones_like(parameter)
+            optimiser.step()
+            assert optimiser.param_groups[0]["capturable"] == (device == "cuda")
+            assert optimiser.state[parameter]["step"] == updates
+            there = copied(optimiser.state_dict())
+
+
+def first_only(state):
+    group = {**state["param_groups"][0], "params": [0]}
+    return {"state": {0: state["state"][0]}, "param_groups": [group]}
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("accelerating_grokking", ALL), ("sequence_copying", "--batch 4")]
+)
+def test_draws_can_be_those_of_a_cpu(name, options, monkeypatch, capsys):
+    module = importlib.import_module(name)
+    monkeypatch.setattr(module, "training", undrawn(module.training))
+    assert module.main(words(name, options, "--device cpu --draws cpu --out_dir cpu")) == 130
+    with Pretended() as device:
+        line = words(name, options, "--device cuda --out_dir cuda")
+        assert module.main([*line, "--draws", "cpu"]) == 130
+        (config,) = Path("cuda").glob("*/*/config.yaml")
+        assert "draws=cpu" in config.parent.name
+        assert module.main([*line, "--name", config.parent.name]) == 2
+    assert "draws: cpu there, device here" in capsys.readouterr().err
+    assert device.graphs == 0
+    ours, theirs = metrics_of("cuda"), metrics_of("cpu")
+    for column, values in ours.items():
+        numpy.testing.assert_allclose(values, theirs[column], rtol=1e-4, err_msg=column)
+
+
+def test_a_stream_may_not_overtake_another():
+    with Pretended(), pytest.raises(RuntimeError, match="has not waited"):
+        x = torch.ones(2, device="cuda")
+        with torch.cuda.stream(torch.cuda.Stream()):
+            x + x
+
+
+def test_a_capture_computes_nothing_and_a_replay_all():
+    with Pretended():
+        x, total = torch.ones(2, device="cuda"), torch.zeros(2, device="cuda")
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.graph(graph, stream=stream):
+            twice = 2 * x
+            total += twice
+        torch.cuda.current_stream().wait_stream(stream)
+        assert total.tolist() == [0, 0] and twice.isnan().all()
+        x.fill_(3)
+        graph.replay()
+        assert total.tolist() == twice.tolist() == [6, 6]
 
 
 # What a machine lacks

@@ -12,8 +12,10 @@ from pathlib import Path
 import torch
 
 from lab.bench.errors import Interrupted, TrainingError, UserError, WriteError, reason
+from lab.bench.memory import keep_freed_memory
 
 # What torch and numpy say, in errors of all kinds, of sizes that no memory holds or number counts.
+CAPTURE = re.compile("(?i)captur")  # in what torch says of a CUDA graph that it cannot make
 TOO_LARGE = re.compile(
     "(?i)not enough memory|allocate memory|out of memory|bad_alloc|overflow|maximum allowed"
 )
@@ -33,6 +35,7 @@ def script(main: Callable[[list[str] | None], None]) -> Callable[..., int]:
     @functools.wraps(main)
     def wrapped(argv: list[str] | None = None) -> int:
         torch.set_flush_denormal(True)  # before other threads begin, which take it over
+        keep_freed_memory()
         # On CUDA the same command gives the same numbers, and float32 means float32.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.deterministic = True
@@ -53,6 +56,9 @@ def script(main: Callable[[list[str] | None], None]) -> Callable[..., int]:
                 _discard_output()
             return _ended(f"{error.filename or 'the output'}: {reason(error)}", 1)
         except Exception as error:
+            if isinstance(error, RuntimeError) and CAPTURE.search(str(error)):
+                why = str(error).splitlines()[0]
+                return _ended(f"no CUDA graph of the update ({why}); --eager goes without one", 1)
             if not (isinstance(error, MemoryError | OverflowError) or TOO_LARGE.search(str(error))):
                 raise
             return _ended(

@@ -35,18 +35,40 @@ class Batches:
         self.epoch_length = -(-samples // self.size)
         """Updates of one epoch."""
         self.epoch = -1
+        self._buffers: dict[int, Tensor] = {}  # points -> their rows, where a CUDA graph looks
         self.at(0)
 
     def at(self, step: int) -> None:
         """Goes to the update after `step` others."""
         epoch, part = divmod(step, self.epoch_length)
-        self.rows: Tensor | slice = slice(part * self.size, (part + 1) * self.size)
-        if self.order == "shuffled" and self.epoch_length > 1:
-            if epoch != self.epoch:
-                draws = generator(self.seed, "order", epoch)
-                self.permutation = torch.randperm(self.samples, generator=draws).to(self.device)
-                self.epoch = epoch
-            self.rows = self.permutation[self.rows]
+        first = part * self.size
+        self.points = min(self.size, self.samples - first)
+        """Their number."""
+        self.rows: Tensor | slice = slice(first, first + self.points)
+        on_cuda, shuffled = self.device.type == "cuda", self.order == "shuffled"
+        if self.epoch_length == 1 or not (shuffled or on_cuda):
+            return
+        if epoch != self.epoch and (shuffled or self.epoch < 0):
+            self.permutation, self.epoch = self._order(epoch if shuffled else None), epoch
+        self.rows = self.permutation[self.rows]
+        if on_cuda:
+            buffer = self._buffers.setdefault(self.points, torch.empty_like(self.rows))
+            self.rows = buffer.copy_(self.rows)
+
+    def _order(self, epoch: int | None) -> Tensor:
+        """All rows in the order of an epoch, drawn on the CPU, so that devices agree on it."""
+        if epoch is None:
+            rows = torch.arange(self.samples)
+        else:
+            draws = generator(self.seed, "order", epoch)
+            rows = torch.randperm(self.samples, generator=draws)
+        if self.device.type == "cuda":  # from where a copy makes nothing wait
+            return rows.pin_memory().to(self.device, non_blocking=True)
+        return rows.to(self.device)
+
+    def begins_epoch(self, step: int) -> bool:
+        """Whether the update after `step` others is the first of its epoch."""
+        return step % self.epoch_length == 0
 
     def __call__(self, values: Tensor) -> Tensor:
         """The rows of `values` (samples, …) that the current update learns from."""
@@ -56,7 +78,13 @@ class Batches:
 
 
 class Draws:
-    """A generator that is seeded anew for every update; see `Run.generator`."""
+    """A generator that is seeded anew for every update; see `Run.generator`.
+
+    Args:
+        seed: the run's seed.
+        use: what it draws, which gives it numbers of its own.
+        device: where it draws.
+    """
 
     def __init__(self, seed: int, use: tuple[object, ...], device: torch.device) -> None:
         self.seed, self.use = seed, use

@@ -14,6 +14,7 @@ from typing import Any
 import numpy
 import torch
 
+from lab.bench.captured import Graphs, Kind
 from lab.bench.errors import Interrupted, TrainingError
 from lab.bench.progress import Progress
 from lab.bench.runs import Run
@@ -39,6 +40,7 @@ def training(
     *,
     stop: Callable[[dict[str, float]], bool] = lambda row: False,
     measured: Collection[int] | None = None,
+    kind: Kind | None = lambda step: None,
     **state: Any,
 ) -> Iterator[int]:
     """The steps whose updates are still to be made; measures and saves between them.
@@ -48,14 +50,17 @@ def training(
 
     Continues from the run's checkpoint; of a finished run it restores the state, and that is all.
     The measurement of a step comes before its update, so that row 0 describes the initial weights
-    and the last row the final ones. The run's `batches`
-    and `generator`s are at the step that is given out.
+    and the last row the final ones. The run's `batches` and `generator`s are at the step that is
+    given out. On CUDA a few steps are given out, and the other updates made by replaying what was
+    done for them as a CUDA graph, so that an update may not depend on `step` but by its `kind`.
 
     Args:
         run: where to record; its options give `steps`, `num_logs` and `checkpoint_every`.
         measure: step -> metrics, numbers or tensors of one element; called under `no_grad`.
         stop: row of metrics -> whether the run ends with it, before all updates are made.
         measured: steps of measurement; those of `log_steps` when None.
+        kind: step -> what the update's code depends on, say whether it begins an epoch; None for
+            updates that wait for the device, of which CUDA captures none.
         state: modules, optimisers and whatever else an update changes, by name.
 
     Raises:
@@ -67,7 +72,7 @@ def training(
         return
     o = run.options
     measured = set(log_steps(o.steps, o.num_logs) if measured is None else measured)
-    watched = _watched(state)
+    watched, graphs = _watched(state), Graphs(run, state, kind)
     step, seconds, saved_at = run.step, run.seconds, time.monotonic()
     # On a CPU this thread's own time, which other work on the machine hardly changes; elsewhere
     # the time that passes, since an accelerator works on its own.
@@ -75,6 +80,10 @@ def training(
     with signals() as received, Progress(run) as progress:
         while True:
             done, due = step == o.steps, time.monotonic() - saved_at >= o.checkpoint_every
+            if run.device.type == "cuda" and (done or due or received or step in measured):
+                began = clock()  # of what the updates have left to do there
+                torch.cuda.synchronize(run.device)
+                seconds += clock() - began
             if step in measured and not (run.rows and run.rows[-1]["step"] == step):
                 try:
                     with torch.no_grad():
@@ -104,7 +113,9 @@ def training(
             began = clock()
             for each in run.draws:
                 each.at(step)
-            yield step
+            if not graphs.replay(step):
+                with graphs.update(step):
+                    yield step
             # Elsewhere than on a CPU, reading a number waits for the device.
             if (run.device.type == "cpu" or step % 100 == 99) and not _finite(watched):
                 raise _not_finite(run, f"a weight is not finite after the update of step {step}")

@@ -65,8 +65,9 @@ class Run:
         return self.draws[-1]  # type: ignore[return-value]
 
     def generator(self, *use: object) -> torch.Generator:
-        """A generator on the run's device that is seeded anew, by `use`, for every update."""
-        self.draws.append(Draws(self.options.seed, use, self.device))
+        """A generator that is seeded anew, by `use`, for every update; it is where --draws says."""
+        place = torch.device("cpu") if self.options.draws == "cpu" else self.device
+        self.draws.append(Draws(self.options.seed, use, place))
         return self.draws[-1].generator  # type: ignore[union-attr]
 
     def metrics(self) -> dict[str, numpy.ndarray]:
@@ -173,17 +174,18 @@ class Run:
 
     def _continue(self) -> None:
         self._config = read_config(self.folder)
+        there = {"draws": "device", **self._config}  # as code did that had no such option
         ours = self.options.identity()
-        if lacking := [f"--{key}" for key in ours if key not in self._config]:
+        if lacking := [f"--{key}" for key in ours if key not in there]:
             raise UserError(
                 f"{self.folder}/config.yaml lacks {', '.join(lacking)}, without which nobody knows "
                 "what the run computed; `python -m lab.migrate RUNS` writes what older code did, "
                 "or choose another --name"
             )
         differing = [
-            f"{key}: {self._config[key]} there, {value} here"
+            f"{key}: {there[key]} there, {value} here"
             for key, value in ours.items()
-            if self._config[key] != (list(value) if isinstance(value, tuple) else value)
+            if there[key] != (list(value) if isinstance(value, tuple) else value)
         ]
         if differing:
             raise UserError(

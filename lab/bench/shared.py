@@ -40,6 +40,15 @@ class Shared:
     tf32: bool = option(
         False, "on CUDA, products of float32 with 10 bits of precision", names_run=False
     )
+    eager: bool = option(
+        False, "on CUDA, launch every update anew, not as a captured CUDA graph", names_run=False
+    )
+    draws: str = option(
+        "device",
+        "where a GPU's updates draw random numbers; cpu: the same as on a CPU, but not captured",
+        choices=("device", "cpu"),
+        names_run=False,
+    )
     quiet: bool = option(False, "show neither progress nor what came out", names_run=False)
 
     def torch_dtype(self) -> torch.dtype:
@@ -69,7 +78,11 @@ class Shared:
     def identity(self) -> dict[str, object]:
         """The options that decide what a run computes, the script's own first."""
         everything = sorted(dataclasses.fields(self), key=lambda f: f.name in SHARED)
-        return {f.name: getattr(self, f.name) for f in everything if f.metadata["names_run"]}
+        # Where a GPU's updates draw says nothing on a CPU.
+        on_cpu = (self.torch_device().type if self.device == "auto" else self.device) == "cpu"
+        also = () if on_cpu else ("draws",)
+        decides = [f for f in everything if f.metadata["names_run"] or f.name in also]
+        return {f.name: getattr(self, f.name) for f in decides}
 
     def run_name(self) -> str:
         """What differs from the defaults, `jr=1.0,seed=3`; `default` if nothing does."""
