@@ -1,6 +1,7 @@
 """accelerate.py: one run of the leaderboard, and how its settings are drawn."""
 
 import math
+from pathlib import Path
 
 import numpy
 import pytest
@@ -18,8 +19,7 @@ def made(capsys, *words):
     """The folder of a run, and its config.yaml."""
     assert accelerate.main([*words, "--device", "cpu"]) == 0
     folder = capsys.readouterr().out.strip()
-    with open(f"{folder}/config.yaml") as file:
-        return folder, yaml.safe_load(file)
+    return folder, yaml.safe_load(Path(folder, "config.yaml").read_text())
 
 
 def test_a_run_ends_when_the_target_has_been_held_for_a_hundred_updates(capsys):

@@ -67,7 +67,7 @@ def steps_of(request: Request) -> int:
     """The cap that the runs have; raises UserError if a word says anything else."""
     options = request.script(SCRIPT).Options
     given = options_in(request, options)
-    if given.keys() > {"steps"}:
+    if given.keys() - {"steps"}:
         raise UserError(f"leaderboard takes steps=N alone, got {' '.join(request.words)}")
     return given.get("steps", options().steps)
 

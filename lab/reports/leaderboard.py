@@ -95,8 +95,8 @@ def tables(request: Request) -> dict[str, list[Row]]:
     rows = rows_of(request)
     board = board_of(request, rows)
     found = differences(board)
-    every = sorted({method for scored in board.values() for method in scored})
-    overall = [over_all(board, found, method) for method in every if method != BASELINE]
+    others = {method for scored in board.values() for method in scored} - {BASELINE}
+    overall = [over_all(board, found, method) for method in sorted(others)]
     return {
         **{task: of_task(board.get(task, {}), found, task) for task in TASKS},
         "all": overall,
@@ -195,7 +195,7 @@ def verdict(found: Differences) -> Row:
     row = {}
     for unit in UNITS:
         signs: dict[str, list[int]] = defaultdict(list)
-        for (_, method, of), sign in found.items():
+        for (_, method, of), sign in sorted(found.items(), key=lambda item: item[0][1]):
             if of == unit:
                 signs[method].append(sign)
         most = [f"`{m}`" for m, each in signs.items() if 2 * each.count(1) > len(each)]
