@@ -146,7 +146,7 @@ def test_runs_with_and_without_the_regulariser_in_one_figure(drawn, capsys):
     )
     pictures = drawn[-1][2]
     assert [p.run for p in pictures] == ["with"] * 2 + ["without"] * 2
-    assert [p.label for p in pictures] == ["λ_Jac or level 0.1"] * 2 + ["λ_Jac or level 0"] * 2
+    assert [p.label for p in pictures] == ["λ_Jac 0.1"] * 2 + ["λ_Jac 0"] * 2
     assert all((len(p.windows), len(p.controls)) == (6, 2) for p in pictures)
     median = {row["sample"]: row for row in rows[-4:]}
     assert list(median) == [

@@ -1,6 +1,6 @@
 """Copies finished runs into the repository: `python -m lab.bench.record runs/*/* --to results`.
 
-What a run wrote, made small: config.yaml as it is, metrics.csv with 8 significant digits, no
+What a run wrote, made small: config.yaml as it is, its tables with 8 significant digits, no
 checkpoint, and its picture only with --pictures. With --weights the states that a run kept are
 written beside them in float32, a file each, so that figures can be drawn from them again. Given the
 folders of `results` itself, it only rounds.
@@ -38,8 +38,11 @@ def record(folder: Path, root: Path, weights: bool = False, pictures: bool = Fal
         raise UserError(f"{folder} is not a finished run")
     target = root / folder.resolve().parent.name / folder.name
     target.mkdir(parents=True, exist_ok=True)
-    table = rounded((folder / "metrics.csv").read_text())
-    replace(target / "metrics.csv", lambda file: file.write(table.encode()))
+    for path in (folder / "metrics.csv", *sorted(folder.glob("*/*.csv"))):
+        table = rounded(path.read_text()).encode()
+        copy = target / path.relative_to(folder)
+        copy.parent.mkdir(exist_ok=True)
+        replace(copy, lambda file, table=table: file.write(table))
     for name in ("config.yaml", *(["figure.png"] if pictures else [])):
         content = (folder / name).read_bytes()
         replace(target / name, lambda file, content=content: file.write(content))

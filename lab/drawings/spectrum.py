@@ -73,9 +73,8 @@ def spectrum_figure(
     middle.set_ylabel("depends on the residues' names")
     right.set_ylabel("does not depend on their names")
     for axes in curves:
-        for event in ("memorised_at", "grokked_at"):
-            if (step := found[event]) is not None:
-                axes.axvline(step, color="#999999", lw=1, zorder=0)
+        events = {event: found[event] for event in ("memorised_at", "grokked_at")}
+        plots.mark(axes, events, named=axes is left)
         axes.set_ylim(0, (1.05 if axes is left else 1.5) * axes.dataLim.y1)  # room for the legend
         axes.legend(loc="upper left")
         plots.step_axis(axes, m["step"][-1])

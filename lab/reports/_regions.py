@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy
 from matplotlib.axes import Axes
@@ -18,6 +18,7 @@ from lab.bench.files import read_config, short_names
 from lab.bench.snapshots import moments_of
 from lab.networks.mlp import relu_mlp_of
 from lab.regions.windows import Window, controls, windows
+from lab.reports import figure_7
 
 
 class Picture(NamedTuple):
@@ -51,7 +52,7 @@ def pictures(
         SliceError: as `windows`.
     """
     names = short_names(folders)
-    labels = [_label(read_config(folder).get("jr")) for folder in folders]
+    labels = [_label(read_config(folder)) for folder in folders]
     if len(set(labels)) < len(labels):
         labels = names
     found, looked_at = [], (points, samples, half_width, limit)
@@ -123,6 +124,9 @@ def draw(axes: Axes, window: Window, norm: Normalize) -> PolyCollection:
     return cells
 
 
-def _label(jr: float | None) -> str:
+def _label(config: dict[str, Any]) -> str:
     """What regularises, as a title has it."""
-    return "without the term" if jr is None else f"λ_Jac or level {jr:g}"
+    jr = config["jr"]
+    if "jr_weight" not in config:
+        return f"λ_Jac {jr:g}"
+    return figure_7.label(jr) if jr is None else f"‖J‖ {figure_7.label(jr)}"  # a level

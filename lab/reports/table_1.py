@@ -82,7 +82,10 @@ def report(request: Request) -> None:
     if shown:
         path = request.out_dir / SCRIPT / f"{','.join(['table_1', *request.words])}.png"
         panels = request.script(SCRIPT).PANELS
-        write_figure(path, plots.metric_panels(shown, panels, request.typed))
+        came = {f"{name}_at": first_step(m, "test_accuracy", END) for name, m in shown.items()}
+        drawing = plots.metric_panels(shown, panels, request.typed, events=came)
+        plots.level(drawing.axes[0], END, "test accuracy")
+        write_figure(path, drawing)
         print(path)
 
 
