@@ -97,6 +97,7 @@ def tables(request: Request) -> dict[str, list[Row]]:
     found = differences(board)
     others = {method for scored in board.values() for method in scored} - {BASELINE}
     overall = [over_all(board, found, method) for method in sorted(others)]
+    overall.sort(key=lambda row: row["sooner than AdamW, in updates"], reverse=True)
     return {
         **{task: of_task(board.get(task, {}), found, task) for task in TASKS},
         "all": overall,
@@ -231,6 +232,7 @@ def figure(board: Board, typed: str) -> Figure:
                 where="post", ls=style, color=colour, lw=3 if method in (BASELINE, OURS) else 1.5,
             )  # fmt: skip
         plots.step_axis(panel, each.cap)
+        panel.set_xlim(left=5)  # the first measurement after the beginning is at ten
         panel.set(title=plots.in_words(task), ylabel="share of seeds at the target")
     order = sorted(lines)
     drawing.legend([lines[m] for m in order], order, loc="outside upper center", ncols=6)
