@@ -63,7 +63,9 @@ def test_first_layer_is_the_plain_product(others):
         leaf = x.clone().requires_grad_()
         outputs = first(leaf).relu() @ head
         (rows,) = torch.autograd.grad(outputs.sum(), leaf, create_graph=True)
-        of_outputs = torch.autograd.grad(outputs.square().sum(), parameters, retain_graph=True)
+        of_outputs = torch.autograd.grad(
+            outputs.square().sum(), parameters, retain_graph=True, materialize_grads=True
+        )
         loss = outputs.square().sum() + rows.norm(dim=1).mean()
         of_both = torch.autograd.grad(loss, parameters)
         found.append((rows, torch.cat(of_outputs, dim=1), torch.cat(of_both, dim=1)))
@@ -82,3 +84,18 @@ def test_weights_beyond_the_points_decay_like_the_others(set_to_none):
         layer(points).square().sum().backward()
         optimiser.step()
     torch.testing.assert_close(layer.beyond.detach(), 0.95**3 * weights[:, support:])
+
+
+def test_zeros_serve_every_update_until_something_was_added_to_them():
+    points, others, weights, support = span(X, OTHERS, blocks, kept=2)
+    layer = FirstLayer(weights, support)
+    layer(points).sum().backward()
+    zeros = layer.beyond.grad
+    layer.beyond.grad = None
+    layer(points).sum().backward()
+    assert layer.beyond.grad is zeros
+    layer(others).sum().backward()
+    assert layer.beyond.grad.abs().max() > 0
+    layer.beyond.grad = None
+    layer(points).sum().backward()
+    assert layer.beyond.grad.abs().max() == 0

@@ -90,7 +90,8 @@ class FirstLayer(torch.nn.Module):
     """x Wᵀ with W (h, d), which costs the columns that x reaches, where those are the leading ones.
 
     On a CPU, points that are zero beyond the support, as training points in a span are, meet no
-    weight there: value, Jacobian by all d inputs and every gradient are those of the product.
+    weight there: value, Jacobian by all d inputs and every gradient are those of the product. (The
+    gradient by weights that no point reaches is in `.grad` only; `torch.autograd.grad` has none.)
 
     Args:
         weight: (h, d) initial weights.
@@ -101,15 +102,18 @@ class FirstLayer(torch.nn.Module):
         super().__init__()
         self.reached = torch.nn.Parameter(weight[:, :support].clone())
         self.beyond = torch.nn.Parameter(weight[:, support:].clone())
+        self.zeros: Tensor | None = None  # the gradient by `beyond` of points that do not reach it
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, d) → (B, h)."""
         near, far = x.split([self.reached.shape[1], self.beyond.shape[1]], dim=1)
-        if x.device.type == "cpu" and not far.any():
-            beyond = _ZeroProduct.apply(far, self) + _Zero.apply(self.beyond)
-        else:  # an accelerator would wait for the answer, and hardly feels the product
-            beyond = far @ self.beyond.T
-        return near @ self.reached.T + beyond
+        product = near @ self.reached.T
+        # An accelerator would wait for the answer, and hardly feels the product.
+        if x.device.type != "cpu" or far.count_nonzero():
+            return product + far @ self.beyond.T
+        if far.requires_grad:
+            product.add_(_ZeroProduct.apply(far, self))
+        return product.add_(_Zero.apply(self.beyond, self))
 
 
 class _ZeroProduct(torch.autograd.Function):
@@ -120,7 +124,7 @@ class _ZeroProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: FirstLayer) -> Tensor:
         ctx.layer = layer
-        return x.new_zeros(len(x), len(layer.beyond))
+        return x.new_zeros(()).expand(len(x), len(layer.beyond))
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
@@ -128,16 +132,22 @@ class _ZeroProduct(torch.autograd.Function):
 
 
 class _Zero(torch.autograd.Function):
-    """The number 0 with a gradient of zeros, since an optimiser does not decay what has none.
+    """The number 0 whose backward pass puts zeros where W has no gradient.
 
-    Where there is a gradient already, as after `zero_grad(set_to_none=False)`, nothing is added.
+    For an optimiser does not decay what has none. They are the same zeros every time, as long as
+    nothing was added to them: to write 32 MB anew would be a tenth of an update.
     """
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor) -> Tensor:
-        ctx.like = weight
+    def forward(ctx: Any, weight: Tensor, layer: FirstLayer) -> Tensor:
+        ctx.layer = layer
         return weight.new_zeros(())
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor | None:
-        return torch.zeros_like(ctx.like) if ctx.like.grad is None else None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None]:
+        layer = ctx.layer
+        if layer.beyond.grad is None:
+            if layer.zeros is None or layer.zeros._version > 0:
+                layer.zeros = torch.zeros_like(layer.beyond)
+            layer.beyond.grad = layer.zeros
+        return None, None
