@@ -125,7 +125,7 @@ def train(run: Run, o: Options, task: ModularTask, low: torch.Tensor) -> None:
     for step in training(run, measure, **state):
         if o.laplacian_penalty > 0:
             logits = network.grid()  # one forward pass for the loss and the penalty
-            outputs = logits.flatten(0, 1)[train_set]
+            outputs = logits.flatten(0, 1).index_select(0, train_set)
             penalty = spectra.penalty(logits, graph, o.penalty_form)
         else:
             outputs, penalty = network(x), 0.0

@@ -88,15 +88,16 @@ class ModularTransformer(OneLayerTransformer):
         for v in (drawn := directions(outputs.detach())):
             by_end, *by_tables = torch.autograd.grad(outputs, leaves, v, create_graph=True)
             by_scores, by_values = by_tables[:3], by_tables[3:]
-            by_query = d_head**-0.5 * sum(
+            first, second, third = (
                 by_score.repeat_interleave(d_head, dim=1) * key
                 for by_score, key in zip(by_scores, looked_at, strict=True)
             )
+            by_query = first.add_(second).add_(third) * d_head**-0.5
             products += [
-                by_score @ scorers + by_value @ self.values
+                (by_score @ scorers).add_(by_value @ self.values)
                 for by_score, by_value in zip(by_scores, by_values, strict=True)
             ]
-            products[-1] = products[-1] + by_query @ self.queries + by_end
+            products[-1].add_(by_query @ self.queries).add_(by_end)
         norms = torch.linalg.vector_norm(torch.stack(products), dim=(0, 2))
         return outputs, (self.p / len(drawn)) ** 0.5 * norms.mean()
 
@@ -125,15 +126,12 @@ class ModularTransformer(OneLayerTransformer):
     def _answer(self, end: Tensor, scores: list[Tensor], values: list[Tensor]) -> Tensor:
         """Logits (…, p) from the scores (…, heads) and values (…, d_model) of three positions."""
         weights = torch.stack(torch.broadcast_tensors(*scores)).softmax(0)
-        d_head = end.shape[-1] // self.heads
-        result = sum(
-            weight.repeat_interleave(d_head, dim=-1) * value
+        first, second, third = (
+            weight.repeat_interleave(end.shape[-1] // self.heads, dim=-1) * value
             for weight, value in zip(weights, values, strict=True)
         )
-        end = end + result @ self.mixing.T
-        hidden = torch.relu(end @ self.mlp_in.T + self.mlp_in_bias)
-        end = end + hidden @ self.mlp_out.T + self.mlp_out_bias
-        return end @ self.unembedding.T
+        result = first.add_(second).add_(third)
+        return self._unembedded((result @ self.mixing.T).add_(end))
 
 
 class ModularRegulariser(JacobianRegulariser):

@@ -47,5 +47,7 @@ class ModularMLP(torch.nn.Module):
         return self._head(of_a[:, None] + of_b)
 
     def _head(self, sums: Tensor) -> Tensor:  # W₁ x (…, width) → (…, p)
-        hidden = ((sums + self.first_bias) * self.scale).relu()
-        return torch.nn.functional.linear(hidden, self.second, self.second_bias)
+        hidden = sums + self.first_bias
+        if self.scale != 1:  # else a pass over all of them for nothing
+            hidden = hidden * self.scale
+        return torch.nn.functional.linear(hidden.relu_(), self.second, self.second_bias)

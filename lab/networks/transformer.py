@@ -92,10 +92,13 @@ class OneLayerTransformer(torch.nn.Module):
             later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=x.device)
             scores = scores.masked_fill(later.triu(x.shape[1] - last + 1), -torch.inf)
         result = (scores.softmax(-1) @ value).transpose(1, 2).flatten(2)
-        end = end + result @ self.mixing.T
-        hidden = torch.relu(end @ self.mlp_in.T + self.mlp_in_bias)
-        end = end + hidden @ self.mlp_out.T + self.mlp_out_bias
-        return end @ self.unembedding.T
+        return self._unembedded((result @ self.mixing.T).add_(end))
+
+    def _unembedded(self, end: Tensor) -> Tensor:
+        """Logits (…, outputs) of the stream (…, d_model) after attention."""
+        # In place where a product is new, since fetching memory costs as much as an addition.
+        hidden = (end @ self.mlp_in.T).add_(self.mlp_in_bias).relu_()
+        return (hidden @ self.mlp_out.T).add_(end).add_(self.mlp_out_bias) @ self.unembedding.T
 
     def _split(self, x: Tensor) -> Tensor:  # (B, T, d_model) → (B, heads, T, d_head)
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)

@@ -127,12 +127,17 @@ class _Search:
             change = numpy.bitwise_xor.reduce(numpy.where(active, keys, numpy.uint64(0)), axis=1)
             block = replace(block, patterns=block.patterns ^ change)
             rows = torch.from_numpy(of)
-            inherited = [value.unflatten(0, (-1, 3))[rows].flatten(0, 1) for value in values]
+            inherited = [
+                value.unflatten(0, (-1, 3)).index_select(0, rows).flatten(0, 1) for value in values
+            ]
             gate = torch.from_numpy(numpy.where(active, 1.0, slope))
             gate = gate.reshape(len(block), *values[-1].shape[1:])
             inherited[-1] = inherited[-1] * gate.repeat_interleave(3, 0)
             yield from self.leaves(
-                at + 1, block, inherited, [*(before[rows] for before in gates), gate]
+                at + 1,
+                block,
+                inherited,
+                [*(before.index_select(0, rows) for before in gates), gate],
             )
 
     def cut(self, polygons: Polygons, lines: NDArray) -> tuple[Polygons, NDArray]:
@@ -200,10 +205,10 @@ def _pieces(
     inputs = torch.Size(shape).numel()
     size = max(1, BLOCK // (inputs * maps.shape[1]))
     frobenius, operator, centroids = [], [], []
-    for rows in torch.arange(len(maps)).split(size):
-        frozen = [gate[rows] for gate in gates]
+    for start in range(0, len(maps), size):
+        frozen = [gate[start : start + size] for gate in gates]
         # With its gates held, the network is affine, and its Jacobian the same at every input.
-        zero = torch.zeros(len(rows), *shape, dtype=torch.float64)
+        zero = torch.zeros(min(size, len(maps) - start), *shape, dtype=torch.float64)
         j = jacobian(lambda x, frozen=frozen: run_gated(steps, x, frozen), zero)  # (P, C, D)
         gram = j @ j.mT if j.shape[1] <= j.shape[2] else j.mT @ j
         frobenius.append(torch.linalg.matrix_norm(j))
