@@ -1,0 +1,116 @@
+"""What makes updates fast changes no number, and is what it says."""
+
+import itertools
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.timing import Products, in_turns
+from lab.bench import cli
+from lab.bench.seeds import generator
+from lab.networks.modular_mlp import ModularMLP
+from lab.networks.transformer import OneLayerTransformer
+
+FAULTS = """
+import resource, sys
+from lab.bench.memory import keep_freed_memory
+if sys.argv[1] == "kept" and not keep_freed_memory():
+    raise SystemExit(2)
+def step():
+    blocks = [b"1" * 3_000_000 for _ in range(10)]
+step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a setting of Linux's glibc")
+def test_freed_memory_is_not_fetched_anew():
+    root = Path(__file__).resolve().parent.parent
+
+    def pages(which):
+        command = [sys.executable, "-c", FAULTS, which]
+        return subprocess.run(command, cwd=root, capture_output=True, text=True)
+
+    kept = pages("kept")
+    if kept.returncode == 2:
+        pytest.skip("a C library without the setting")
+    assert int(kept.stdout) < 100 < 10_000 < int(pages("given back").stdout)
+
+
+def test_commands_keep_freed_memory(monkeypatch):
+    called = []
+    monkeypatch.setattr(cli, "keep_freed_memory", lambda: called.append("before"))
+    assert cli.script(lambda argv: called.append("main"))([]) == 0
+    assert called == ["before", "main"]
+
+
+def by_result_and_gradients(outputs, parameters):
+    gradients = torch.autograd.grad(outputs.square().sum(), parameters)
+    return [outputs.detach(), *gradients]
+
+
+def test_additions_in_place_change_no_bit_of_a_transformer():
+    f = OneLayerTransformer(12, 3, 11, 16, 4, 64, generator(0))
+    end = torch.randn(50, 16, generator=generator(1))
+    hidden = torch.relu(end @ f.mlp_in.T + f.mlp_in_bias)
+    plain = (end + hidden @ f.mlp_out.T + f.mlp_out_bias) @ f.unembedding.T
+    weights = [f.mlp_in, f.mlp_in_bias, f.mlp_out, f.mlp_out_bias, f.unembedding]
+    for ours, theirs in zip(
+        by_result_and_gradients(f._unembedded(end), weights),
+        by_result_and_gradients(plain, weights),
+        strict=True,
+    ):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5])
+def test_no_multiplication_by_one_changes_no_bit_of_the_mlp(alpha):
+    f = ModularMLP(11, 16, alpha, generator(0)).float()
+    pairs = torch.cartesian_prod(torch.arange(11), torch.arange(11))
+    sums = torch.nn.functional.embedding_bag(pairs + f.offsets, f.rows, mode="sum")
+    hidden = ((sums + f.first_bias) * f.scale).relu()
+    plain = torch.nn.functional.linear(hidden, f.second, f.second_bias)
+    weights = list(f.parameters())
+    for ours, theirs in zip(
+        by_result_and_gradients(f(pairs), weights),
+        by_result_and_gradients(plain, weights),
+        strict=True,
+    ):
+        assert torch.equal(ours, theirs)
+
+
+def test_products_and_convolutions_are_counted_with_the_shape_of_the_largest():
+    x, w, images = torch.ones(5, 4), torch.ones(3, 4, requires_grad=True), torch.ones(2, 4, 6, 6)
+    with Products() as counted:
+        (x @ w.T).sum().backward()  # a product forward, one backward
+    assert counted.operations == 2 * 2 * 5 * 4 * 3
+    assert counted.shape == (5, 4, 3)
+    with Products() as counted:
+        torch.nn.functional.conv2d(images, torch.ones(3, 4, 3, 3), padding=1)
+    assert counted.shape == (2 * 36, 4 * 9, 3)
+    assert counted.operations == 2 * 72 * 36 * 3
+    assert counted.product()().shape == (72, 3)
+
+
+def test_a_share_is_the_time_of_a_calls_products_over_its_own():
+    x, w = torch.ones(5, 4), torch.ones(4, 3)
+    ticks = itertools.count()  # every call lasts a second
+
+    def call(times):
+        for _ in range(times):
+            x @ w
+
+    calls = {times: partial(call, times) for times in (0, 1, 3)}
+    timed = in_turns(calls, rounds=2, clock=partial(next, ticks))
+    assert {times: (found.seconds, found.share) for times, found in timed.items()} == {
+        0: (1, 0),
+        1: (1, 1),
+        3: (1, 3),
+    }
