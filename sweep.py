@@ -39,7 +39,10 @@ class Options:
         "runs at a time, one thread each; by default all cores, or what the GPUs take",
         least=1,
     )
-    per_device: int = option(1, "runs at a time on each GPU", least=1)
+    per_device: int = option(
+        1, "runs at a time on each GPU; they overlap if NVIDIA's MPS runs there "
+        "(nvidia-cuda-mps-control -d), else they take turns", least=1,
+    )  # fmt: skip
     runs_per_process: int = option(
         1, "runs that a process, or a job of the cluster, makes one after another, so that "
         "start-up does not dominate short ones", least=1,

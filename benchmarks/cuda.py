@@ -1,0 +1,284 @@
+"""What the scripts do on a CUDA device: do they agree with the CPU, repeat themselves, and gain?
+
+    python benchmarks/cuda.py --stage 1    # agree: every script, tiny, against the CPU; 4 min
+    python benchmarks/cuda.py --stage 2    # captured against eager, interrupted against not; 6 min
+    python benchmarks/cuda.py --stage 3    # speed: eager, captured, one CPU thread; 5 min
+    python benchmarks/cuda.py --stage 4    # the paper's long runs, for --seconds; again: goes on
+
+Each prints a table and writes stage_N.json into --out_dir; exit code 1 if something differs. With
+--device cpu the first three are a dry run, the CPU against itself. Images are random, but those of
+the fourth stage, which are read from --data_dir. Result: not run on a CUDA device yet.
+"""
+
+import argparse
+import contextlib
+import importlib
+import io
+import json
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from unittest import mock
+
+import numpy
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from lab.bench import loop
+from lab.bench.files import read_metrics
+from lab.bench.seeds import generator
+from lab.bench.sweeps import ROOT
+from lab.data import images
+from lab.data.cifar import Cifar
+from tests.helpers import TINY
+
+FLOAT64 = ("norm_minimisation", "circuit_efficiency")  # alone
+EAGER = (*FLOAT64, "accelerate")  # never captured
+COMPARED = ("loss", "test_loss", "train_error", "squared_norm", "alignment", "jacobian_norm")
+LIMITS = {"float64": (1e-9, 1e-10), "float32": (1e-4, 1e-4)}  # relative differences, those of PC1
+SPEED = {  # at the paper's sizes: script -> options, what adds the regulariser
+    "xor_grokking": ("--p 4000", "--jr 1.0"),  # as wide in the span as with 40,000
+    "comparison_to_ntk": ("", None), "order_parameters": ("", None),
+    "jacobian_rank": ("", "--jr 1e-3"), "accelerating_grokking": ("", "--jr 1e-3"),
+    "inhibiting_generalisation": ("--jr none", "--jr 0"), "modular_addition": ("", "--jr 1e-3"),
+    "spectral_shift": ("", "--laplacian_penalty 0.1"), "sparse_parity": ("", "--jr 0.1"),
+    "sequence_copying": ("", "--jr 0.01"), "delayed_robustness": ("--attack none", "--jr 0.001"),
+}  # fmt: skip
+SWEEP = (sys.executable, str(ROOT / "sweep.py"))
+MANY = "sparse_parity.py --jr 0.1 --num_logs 2"  # what stage 3 makes several of at a time
+LONG = (  # most wanted first
+    "configs/table_1.yaml --per_device 8 --data_dir {data_dir}",
+    "delayed_robustness.py --jr 0 0.001 --per_device 2 --data_dir {data_dir}",
+    "configs/figure_8.yaml --per_device 2",
+    "configs/figure_9.yaml --per_device 2",
+)
+
+
+def random_images(o, classes=range(10), shape=(784,), kind=images.Images):
+    """As many points, of such a shape, as a data set would give."""
+    draws, device, parts = generator(0, "images"), o.torch_device(), []
+    for _ in range(2):
+        parts += [torch.rand(o.points, *shape, generator=draws).to(device, o.torch_dtype())]
+        parts += [torch.randint(len(classes), (o.points,), generator=draws).to(device)]
+    return kind(*parts)
+
+
+def run(script, options, folder, device, measured_by=None, code=0, **others):
+    """Makes a run here; returns its folder.
+
+    `measured_by` (measure, step) stands in for `measure`, `others` for what `training` is given.
+    """
+    module, said = importlib.import_module(script), io.StringIO()
+    made_by, random_cifar = module.training, partial(random_images, shape=(3, 32, 32), kind=Cifar)
+
+    def training(run, measure, **given):
+        measure = measure if measured_by is None else partial(measured_by, measure)
+        return made_by(run, measure, **{**given, **others})
+
+    load = images.load if "digits" in options else random_images
+    with (
+        mock.patch("lab.data.cifar.load", random_cifar), mock.patch("lab.data.images.load", load),
+        mock.patch.object(module, "training", training),
+        contextlib.redirect_stdout(said), contextlib.redirect_stderr(said),
+    ):  # fmt: skip
+        line = f"{options} --device {device} --out_dir {folder} --name run --quiet"
+        if module.main(shlex.split(line)) != code:
+            raise SystemExit(f"{script} {line}\n{said.getvalue()}")
+    return Path(folder) / script / "run"
+
+
+def found(folder):
+    """Metrics of a run, and the numbers that it trains, (n,) in float64."""
+    state = torch.load(folder / "checkpoint.pt", weights_only=True)["state"]
+    parts = [v for name in ("network", "flow") for v in state.get(name, {}).values()]
+    parts = [v.double().flatten() for v in parts if torch.is_tensor(v) and v.is_floating_point()]
+    return read_metrics(folder), torch.cat(parts or [torch.zeros(1).double()]).numpy()
+
+
+def apart(a, b):
+    """The largest difference, relative to the largest size."""
+    return float(abs(a - b).max() / max(abs(b).max(), 1e-300))
+
+
+def agree(o, folder):
+    """Stage 1: 20 updates of every script, with the CPU's draws, and the CPU's."""
+    pairs = [(script, dtype) for script in o.scripts for dtype in LIMITS]
+    for script, dtype in (p for p in pairs if p[0] not in FLOAT64 or p[1] == "float64"):
+        steps = "" if script == "circuit_efficiency" else "--steps 20"
+        line = f"{TINY[script]} {steps} --dtype {dtype} --num_logs 4 --draws cpu"
+        m, weights = found(run(script, line, f"{folder}/{dtype}", o.device))
+        expected, expected_weights = found(run(script, line, f"{folder}/{dtype}_cpu", "cpu"))
+        row = {"weights": apart(weights, expected_weights)}
+        row["metrics"] = max(apart(m[c], expected[c]) for c in COMPARED if c in m)
+        pc1 = apart(m["pc1"], expected["pc1"]) if "pc1" in m else 0.0
+        right = max(row.values()) <= LIMITS[dtype][0] and pc1 <= LIMITS[dtype][1]
+        yield {"script": script, "dtype": dtype, **row, "pc1": pc1, "right": right}
+
+
+def lost(measure, step):
+    """A measurement that is interrupted after some updates, all of them saved."""
+    if step >= 8:
+        raise KeyboardInterrupt
+    return measure(step)
+
+
+def repeat(o, folder):
+    """Stage 2: captured and eager, interrupted and not, are the same to the bit."""
+    for script in (script for script in o.scripts if script not in EAGER):
+        line = f"{TINY[script]} --steps 24 --num_logs 8"
+        whole = found(run(script, line, f"{folder}/whole", o.device))
+        eager = found(run(script, f"{line} --eager", f"{folder}/eager", o.device))
+        run(script, f"{line} --checkpoint_every 0", f"{folder}/parts", o.device, lost, code=130)
+        parts = found(run(script, line, f"{folder}/parts", o.device))
+        row = {"script": script, "weights": apart(eager[1], whole[1])}
+        for name, (m, weights) in (("captured_is_eager", eager), ("continued_is_whole", parts)):
+            same = all(numpy.array_equal(m[c], whole[0][c], equal_nan=True) for c in m)
+            row[name] = same and numpy.array_equal(weights, whole[1])
+        yield {**row, "right": row["captured_is_eager"] and row["continued_is_whole"]}
+
+
+class Clock:
+    """Moments on the device, by CUDA events where it has them."""
+
+    def __init__(self, device):
+        self.stream = torch.cuda.current_stream(device) if device != "cpu" else None
+        self.moments = []
+
+    def tick(self):
+        if self.stream is None:
+            self.moments.append(time.perf_counter())
+        else:
+            self.moments.append(self.stream.record_event(torch.cuda.Event(enable_timing=True)))
+
+    def median(self):
+        """Seconds between two, without the first quarter, in which graphs are captured."""
+        later = self.moments[len(self.moments) // 4 :]
+        if self.stream is None:
+            return float(numpy.median(numpy.diff(later)))
+        self.stream.synchronize()
+        return float(numpy.median([a.elapsed_time(b) for a, b in pairwise(later)])) / 1e3
+
+
+def seconds_of_an_update(o, script, options, folder, device):
+    """The median, with all that the loop does between measurements."""
+    clock, ends = Clock(device), []
+
+    def update(progress):  # in the place of the bar's
+        clock.tick()
+        ends.append(time.perf_counter() + o.each)
+        if len(ends) > o.updates or (len(ends) > 4 and ends[-1] - ends[0] > o.each):
+            raise KeyboardInterrupt
+
+    with mock.patch.object(loop.Progress, "update", update):
+        line = f"{options} --steps 1000000 --checkpoint_every 1000 --overwrite"
+        run(script, line, folder, device, code=130, measured=())
+    return clock.median()
+
+
+def ceilings(o):
+    """TFLOP/s of products of matrices, GB/s of copies."""
+    a, n = torch.randn(o.product, o.product, device=o.device), o.product
+    b, double = torch.empty_like(a), a.double()
+    for name, size, work in (
+        ("tflops_float32", 2e-12 * n**3, lambda: a @ a),
+        ("tflops_float64", 2e-12 * n**3, lambda: double @ double),
+        ("gb_per_s", 8e-9 * n**2, lambda: b.copy_(a)),
+    ):
+        clock = Clock(o.device)
+        for _ in range(9):
+            work()
+            clock.tick()
+        yield name, size / clock.median()
+
+
+def several(o, count, folder):
+    """Updates a second of as many processes at a time on one device, all together."""
+    line = f"{MANY} --seed 0:{count} --steps {o.several_steps} --device {o.device} --quiet"
+    words = f"{line} --out_dir {folder} --workers {count} --per_device {count}".split()
+    subprocess.run([*SWEEP, *words], check=True, capture_output=True)
+    paths = list(Path(folder).glob("*/*/checkpoint.pt"))
+    seconds = [torch.load(path, weights_only=True)["seconds"] for path in paths]
+    return {"processes": count, "updates_per_s": sum(o.several_steps / each for each in seconds)}
+
+
+def speed(o, folder):
+    """Stage 3: milliseconds of an update, and ratios; `over_plain` is the regulariser's price."""
+    torch.set_num_threads(1)
+    yield {**dict(ceilings(o)), "right": True}
+    for script, (options, more) in o.speed.items():
+        plain = None
+        for line in (options, f"{options} {more}") if more else (options,):
+            ways = {"eager": (" --eager", o.device), "captured": ("", o.device), "cpu": ("", "cpu")}
+            took = {
+                name: seconds_of_an_update(o, script, line + how, f"{folder}/{name}", device)
+                for name, (how, device) in ways.items()
+            }
+            plain = plain or took["captured"]
+            row = {"run": f"{script} {line}"} | {f"{k}_ms": 1e3 * v for k, v in took.items()}
+            row |= {f"{k}_over_captured": took[k] / took["captured"] for k in ("eager", "cpu")}
+            yield {**row, "over_plain": took["captured"] / plain, "right": True}
+    for count in o.processes:
+        yield {**several(o, count, f"{folder}/several_{count}"), "right": True}
+
+
+def long_runs(o, folder):
+    """Stage 4: what is left of the paper's runs, until the time is up; all of it is saved."""
+    ends = time.monotonic() + o.seconds
+    for grid in o.long:
+        line = f"{grid} --device {o.device} --out_dir {o.runs} --checkpoint_every 30"
+        words = line.format(data_dir=o.data_dir).split()
+        began = time.monotonic()
+        if ends > began:
+            process = subprocess.Popen([*SWEEP, *words], stdout=subprocess.DEVNULL)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(ends - began)
+            process.send_signal(signal.SIGINT)  # which its runs are told; nothing if it has ended
+            process.wait()
+        told = subprocess.run([*SWEEP, *words, "--dry_run"], capture_output=True, text=True).stdout
+        (count,) = (each for each in told.splitlines() if each.endswith("of them finished"))
+        yield {"grid": grid, "there": count, "seconds": time.monotonic() - began, "right": True}
+
+
+STAGES = {1: agree, 2: repeat, 3: speed, 4: long_runs}
+
+
+def main(argv=None, **sizes):
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--stage", type=int, required=True, choices=STAGES, help="1, 2, 3 or 4")
+    parser.add_argument("--device", default="cuda", help="cuda, cuda:1, or cpu for a dry run")
+    parser.add_argument("--out_dir", default="results/cuda", help="of the tables")
+    parser.add_argument("--runs", default="runs/cuda", help="of stage 4's runs, which are kept")
+    parser.add_argument("--data_dir", default="data", help="of stage 4's images")
+    parser.add_argument("--seconds", type=float, default=540, help="of stage 4")
+    o = parser.parse_args(argv)
+    dry = o.device == "cpu"
+    o.scripts, o.speed, o.long = list(TINY), SPEED, LONG
+    o.updates, o.each = (30, 2) if dry else (400, 5)  # most updates and seconds of a measurement
+    o.processes, o.several_steps = ((1, 2), 500) if dry else ((1, 4, 8), 50_000)
+    o.product = 512 if dry else 4096
+    vars(o).update(sizes)
+    name = "the CPU against itself" if dry else torch.cuda.get_device_name(o.device)
+    print(f"stage {o.stage}, {name}, torch {torch.__version__}")
+    rows, path = [], Path(o.out_dir) / f"stage_{o.stage}.json"
+    with tempfile.TemporaryDirectory() as folder:
+        for row in STAGES[o.stage](o, folder):
+            rows.append(row)
+            cells = ((k, f"{v:.3g}" if isinstance(v, float) else v) for k, v in row.items())
+            print(*(f"{k} {v}" for k, v in cells), sep=", ", flush=True)
+    content = {"stage": o.stage, "device": name, "torch": torch.__version__, "rows": rows}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1) + "\n")
+    wrong = sum(not row["right"] for row in rows)
+    print(f"{wrong} of {len(rows)} rows are not as they should be; {path}")
+    return int(wrong > 0)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
