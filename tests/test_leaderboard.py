@@ -159,10 +159,8 @@ def again(made):
 def test_committed_rows_can_be_made_again():
     tables = sorted((ROOT / "results/accelerate").glob("*_*.csv"))
     for path in tables[:: max(len(tables) // 3, 1)]:
-        rows = [
-            r for r in rows_of(path) if r["held_at"] and r["torch"] == rows_of(path)[0]["torch"]
-        ]
-        again(min(rows, key=lambda r: float(r["seconds"])))
+        came = [each for each in rows_of(path) if each["held_at"]]
+        again(min(came, key=lambda each: float(each["seconds"])))
 
 
 def test_the_grid_holds_every_method_on_every_task_that_it_can_do():
