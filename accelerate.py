@@ -20,7 +20,6 @@ Verdict: results/accelerate/README.md.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy
 import torch
@@ -110,7 +109,7 @@ def held_at(m: dict[str, numpy.ndarray], target: float) -> int | None:
     return int(m["step"][-HELD - 1]) if there else None
 
 
-def events(m: dict[str, numpy.ndarray], steps: int, target: float) -> dict[str, Any]:
+def events(m: dict[str, numpy.ndarray], steps: int, target: float) -> dict[str, object]:
     """What a row of the leaderboard says of a run; with fewer steps and not held it diverged."""
     updates, held = int(m["step"][-1]), held_at(m, target)
     return {
