@@ -20,6 +20,9 @@ def one_run(*words):
 
 def test_a_recorded_run_is_rounded_and_can_be_rounded_again(capsys):
     folder = one_run()
+    (folder / "spectral").mkdir()
+    for step in (0, 90, 100):
+        (folder / f"spectral/step{step}.csv").write_text(f"share\n{(step + 1) / 3!r}\n")
     assert record.main([str(folder), "--weights", "--pictures"]) == 0
     target = record.Path("results/inhibiting_generalisation/one")
     assert capsys.readouterr().out.splitlines()[-1] == str(target)
@@ -30,6 +33,8 @@ def test_a_recorded_run_is_rounded_and_can_be_rounded_again(capsys):
     assert longest <= len("-1.2345678e-100\n1")
     assert (target / "config.yaml").read_bytes() == (folder / "config.yaml").read_bytes()
     assert (target / "figure.png").exists()
+    tables = {path.name: path.read_text() for path in target.glob("spectral/*")}
+    assert tables == {"step0.csv": "share\n0.33333333\n", "step100.csv": "share\n33.666667\n"}
     kept, recorded = moments_of(folder), moments_of(target)
     assert list(kept) == list(recorded)  # in the order of training
     assert "last" in kept

@@ -1,9 +1,10 @@
 """Copies finished runs into the repository: `python -m lab.bench.record runs/*/* --to results`.
 
-What a run wrote, made small: config.yaml as it is, its tables with 8 significant digits, no
-checkpoint, and its picture only with --pictures. With --weights the states that a run kept are
-written beside them in float32, a file each, so that figures can be drawn from them again. Given the
-folders of `results` itself, it only rounds.
+What a run wrote, made small: config.yaml as it is, its tables with 8 significant digits (of those
+that it kept along the way the first and the last), no checkpoint, and its picture only with
+--pictures. With --weights the states that a run kept are written beside them in float32, a file
+each, so that figures can be drawn from them again. Given the folders of `results` itself, it only
+rounds.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ def record(folder: Path, root: Path, weights: bool = False, pictures: bool = Fal
         raise UserError(f"{folder} is not a finished run")
     target = root / folder.resolve().parent.name / folder.name
     target.mkdir(parents=True, exist_ok=True)
-    for path in (folder / "metrics.csv", *sorted(folder.glob("*/*.csv"))):
+    along = sorted(folder.glob("*/*.csv"), key=lambda path: (len(path.name), path.name))
+    for path in (folder / "metrics.csv", *along[:1], *along[1:][-1:]):
         table = rounded(path.read_text()).encode()
         copy = target / path.relative_to(folder)
         copy.parent.mkdir(exist_ok=True)
