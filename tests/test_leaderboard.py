@@ -48,7 +48,9 @@ def written(task, held_by_method, folder="results/accelerate"):
     """Rows of a task: trials of which the fourth is best, and its scores."""
     rows = []
     for method, held in held_by_method.items():
-        rows += [row(method, trial, 0, None if trial < 3 else 400 + trial) for trial in range(12)]
+        rows += [
+            row(method, trial, 0, None if trial < 3 else 400 + trial) for trial in _scores.TRIALS
+        ]
         rows += [row(method, 3, seed, step) for seed, step in zip(range(1, 11), held, strict=True)]
     path = Path(folder, f"{task}.csv")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -73,7 +75,7 @@ def test_methods_are_told_from_the_baseline_by_all_their_seeds():
     assert table["a"]["seconds"].startswith("28.00 [20.00, ")
     assert table["c"]["updates to the target"] == "–"
     assert (table["c"]["failed"], table["a"]["failed"]) == ("10 of 10, 10 diverged", "0 of 10")
-    assert table["a"]["trials that arrived"] == "9 of 12"
+    assert table["a"]["trials that arrived"] == "13 of 16"
     assert table["a"]["best trial"] == "3: lr 0.1, decay 0.5"
     over = {r["method"].strip("`"): r for r in tables["all"]}
     assert over["a"]["sooner than AdamW, in updates"] == "1 of 2"
@@ -82,14 +84,14 @@ def test_methods_are_told_from_the_baseline_by_all_their_seeds():
     assert over["c"]["failed"] == "10 of 10"
     assert tables["verdict"][0]["most, updates"] == "none"
     assert tables["verdict"][0]["never, updates"] == "`b`, `c`, `d`"
-    assert tables["spent"] == [{"runs": "176", "hours": "1.8"}]
+    assert tables["spent"] == [{"runs": "208", "hours": "2.1"}]
 
 
 def test_the_best_trial_is_the_first_to_hold_or_else_the_nearest():
-    of = [("a", held, 0.9) for held in [None, 500, 300, *[None] * 9]]
-    of += [("b", None, 0.5 + 0.01 * (trial == 7)) for trial in range(12)]
-    of += [("c", 100, 0.9)] * 11  # one is missing
-    numbers = [*range(12), *range(12), *range(11)]
+    of = [("a", held, 0.9) for held in [None, 500, 300, *[None] * 13]]
+    of += [("b", None, 0.5 + 0.01 * (trial == 7)) for trial in _scores.TRIALS]
+    of += [("c", 100, 0.9)] * 15  # one is missing
+    numbers = [*range(16), *range(16), *range(15)]
     rows = [
         row(m, trial, 0, held, best) for trial, (m, held, best) in zip(numbers, of, strict=True)
     ]
@@ -205,7 +207,9 @@ def test_a_method_of_yours_is_one_file(tmp_path):
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     lines = [line for line in ended.stdout.splitlines() if line.startswith("python ")]
-    assert len(lines) == 6 * 12 and all("--method my_method" in line for line in lines)
+    assert len(lines) == 6 * len(_scores.TRIALS) and all(
+        "--method my_method" in line for line in lines
+    )
     rows = [r for r in rows_of(copy / "runs/accelerate/xor_clusters.csv") if r["steps"] == "20"]
     assert len(rows) == 2 and all(r["knobs"].startswith("share=0.") for r in rows)
     assert rows[0]["knobs"] != rows[1]["knobs"]

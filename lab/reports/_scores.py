@@ -21,7 +21,7 @@ from lab.reports import Request
 from lab.reports._words import options_in
 
 SCRIPT, BASELINE = "accelerate", "adamw"
-TRIALS, TUNING, SEEDS = range(12), 0, range(1, 11)
+TRIALS, TUNING, SEEDS = range(16), 0, range(1, 11)
 IDENTITY = ("method", "trial", "seed", "steps")
 EVENTS = ("target", "memorised_at", "reached_at", "held_at", "best_test_accuracy",
           "last_test_accuracy", "updates", "diverged")  # fmt: skip
