@@ -23,6 +23,7 @@ from lab.bench.loop import training
 from lab.bench.runs import Run
 from lab.bench.seeds import generator
 from lab.bench.shared import Shared
+from lab.bench.snapshots import Snapshots
 from lab.measures import attacks
 
 WHY = unsupported()
@@ -169,6 +170,14 @@ def test_an_apple_gpu_is_not_asked_for_float64(script, monkeypatch):
     monkeypatch.setattr(module, "training", undrawn(module.training))
     with Pretended("mps"):
         assert module.main(words(script, "--device mps --dtype float32 --steps 1")) == 130
+
+
+def test_what_a_run_keeps_does_not_fill_the_device():
+    with Pretended():
+        kept, network = Snapshots(), torch.nn.Linear(2, 2).to("cuda")
+        kept.keep("network", 0, network)
+        kept.keep("spectrum", 0, torch.ones(2, device="cuda"))
+        assert {tensor.device for tensor in tensors_in(kept.state_dict())} == {CPU}
 
 
 # Captured updates
