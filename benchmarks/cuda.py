@@ -144,58 +144,50 @@ def repeat(o, folder):
         yield {**row, "right": row["captured_is_eager"] and row["continued_is_whole"]}
 
 
-class Clock:
-    """Moments on the device, by CUDA events where it has them."""
+def moment(device):
+    """Now: an event on the device's stream, seconds on a CPU."""
+    if device == "cpu":
+        return time.perf_counter()
+    return torch.cuda.current_stream(device).record_event(torch.cuda.Event(enable_timing=True))
 
-    def __init__(self, device):
-        self.stream = torch.cuda.current_stream(device) if device != "cpu" else None
-        self.moments = []
 
-    def tick(self):
-        if self.stream is None:
-            self.moments.append(time.perf_counter())
-        else:
-            self.moments.append(self.stream.record_event(torch.cuda.Event(enable_timing=True)))
-
-    def median(self):
-        """Seconds between two, without the first quarter, in which graphs are captured."""
-        later = self.moments[len(self.moments) // 4 :]
-        if self.stream is None:
-            return float(numpy.median(numpy.diff(later)))
-        self.stream.synchronize()
-        return float(numpy.median([a.elapsed_time(b) for a, b in pairwise(later)])) / 1e3
+def median(moments):
+    """Seconds between two, without the first quarter, in which graphs are captured."""
+    later = moments[len(moments) // 4 :]
+    if isinstance(later[0], float):
+        return float(numpy.median(numpy.diff(later)))
+    later[-1].synchronize()
+    return float(numpy.median([a.elapsed_time(b) for a, b in pairwise(later)])) / 1e3
 
 
 def seconds_of_an_update(o, script, options, folder, device):
     """The median, with all that the loop does between measurements."""
-    clock, ends = Clock(device), []
+    moments, seconds = [], []
 
     def update(progress):  # in the place of the bar's
-        clock.tick()
-        ends.append(time.perf_counter() + o.each)
-        if len(ends) > o.updates or (len(ends) > 4 and ends[-1] - ends[0] > o.each):
+        moments.append(moment(device))
+        seconds.append(time.perf_counter())
+        late = len(moments) > 4 and seconds[-1] - seconds[0] > o.each
+        if late or len(moments) > o.updates:
             raise KeyboardInterrupt
 
     with mock.patch.object(loop.Progress, "update", update):
         line = f"{options} --steps 1000000 --checkpoint_every 1000 --overwrite"
         run(script, line, folder, device, code=130, measured=())
-    return clock.median()
+    return median(moments)
 
 
 def ceilings(o):
     """TFLOP/s of products of matrices, GB/s of copies."""
     a, n = torch.randn(o.product, o.product, device=o.device), o.product
     b, double = torch.empty_like(a), a.double()
-    for name, size, work in (
-        ("tflops_float32", 2e-12 * n**3, lambda: a @ a),
-        ("tflops_float64", 2e-12 * n**3, lambda: double @ double),
-        ("gb_per_s", 8e-9 * n**2, lambda: b.copy_(a)),
-    ):
-        clock = Clock(o.device)
-        for _ in range(9):
-            work()
-            clock.tick()
-        yield name, size / clock.median()
+    yield "tflops_float32", 2e-12 * n**3 / seconds_of(o, lambda: a @ a)
+    yield "tflops_float64", 2e-12 * n**3 / seconds_of(o, lambda: double @ double)
+    yield "gb_per_s", 8e-9 * n**2 / seconds_of(o, lambda: b.copy_(a))
+
+
+def seconds_of(o, work):
+    return median([(work(), moment(o.device))[1] for _ in range(12)])
 
 
 def several(o, count, folder):

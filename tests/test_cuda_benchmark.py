@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from pretended_cuda import Pretended, unsupported
@@ -19,6 +20,11 @@ SIZES = {
     "several_steps": 20,
     "long": [f"sparse_parity.py --steps 20 --seed 0:2 --workers 1 {PARITY}"],
 }
+
+
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch):
+    monkeypatch.setattr("lab.bench.plots.metric_panels", mock.MagicMock())  # takes a second
 
 
 def rows_of(stage, device="cpu", code=0, **sizes):
