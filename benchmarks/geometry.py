@@ -6,17 +6,21 @@ values. Times are CPU times of this process on one thread, which other work on t
 changes; the least of several.
 
     python benchmarks/geometry.py
+
+Result in float64, one thread of a shared machine: the closed form takes 67 and 134 times less than
+the loops, at 80 to 92 % of the matrix rate, one jvp 23 and 40 times less, at 82 to 88 %; the
+explained variance 9 times less, at 45 %, the rest of which are elementwise passes and eigenvalues.
 """
 
 import functools
 import sys
-import time
 from pathlib import Path
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.timing import in_turns, settle
 from lab.bench.seeds import generator
 from lab.measures.kernels import kernel_row, relu_kernel_row
 from lab.networks.mlp import relu_mlp
@@ -50,27 +54,22 @@ def explained_by_loop(network, points):
     return torch.stack(values)
 
 
-def compare(name, plain, fast, repeats=20):
-    """Prints the least times, their ratio and the largest difference of the results."""
+def compare(name, plain, fast):
+    """Prints the least times, their ratio, our share and the largest difference of the results."""
     difference = (plain() - fast()).abs().max().item()
-    seconds = []
-    for call, times in ((plain, 3), (fast, repeats)):
-        taken = []
-        for _ in range(times):
-            began = time.process_time()
-            call()
-            taken.append(time.process_time() - began)
-        seconds.append(min(taken))
-    ratio = seconds[0] / seconds[1]
-    print(f"{name:44} {seconds[0]:10.4f} {seconds[1]:10.4f} {ratio:7.0f}   {difference:.0e}")
+    slow, ours = in_turns({"plain": plain, "fast": fast}, rounds=3).values()
+    print(
+        f"{name:44} {1e3 * slow.seconds:10.2f} {1e3 * ours.seconds:9.2f}"
+        f" {slow.seconds / ours.seconds:7.0f} {ours.share:12.0%}   {difference:.0e}"
+    )
 
 
 def main():
-    """Prints seconds both ways, their ratio and the largest difference."""
-    torch.set_num_threads(1)
+    """Prints milliseconds both ways, their ratio, our share and the largest difference."""
+    settle()
     draws = generator(0)
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
-    print(f"{'':44} {'loop, s':>10} {'ours, s':>10} {'ratio':>7}   difference")
+    print(f"torch {torch.__version__}, 1 thread")
+    print(f"{'':44} {'loop, ms':>10} {'ours, ms':>9} {'ratio':>7} {'matrix rate':>12}   difference")
     for dtype in (torch.float64, torch.float32):
         print(dtype)
         x = torch.randn(1024, 784, generator=draws, dtype=dtype)

@@ -8,19 +8,20 @@ regulariser: all three queries, in one forward pass for the loss and one for the
 official code has it; the last one alone, in one pass for both; tables, and the Jacobian by hand
 below them. Outputs and norms are compared before anything is timed.
 
-Result, one CPU thread: 238, 90 and 45 ms, a ratio of 0.19; with the regulariser 776, 239 and
-132 ms, a ratio of 0.17.
+Result, one thread of a shared machine: 329, 147 and 75 ms, a ratio of 0.23, at 64, 61 and 68 % of
+the matrix rate; with the regulariser 1013, 347 and 208 ms, a ratio of 0.21, at 58, 51 and 59 %.
 """
 
 import argparse
 import sys
-import time
+from functools import partial
 from pathlib import Path
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.timing import clock_of, in_turns, settle, table
 from lab.bench.seeds import generator
 from lab.data.modular import modular_addition
 from lab.fast.modular_tables import ModularRegulariser, ModularTransformer
@@ -34,10 +35,11 @@ def main(argv=None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--p", type=int, default=113, help="modulus, a prime (default: 113)")
     parser.add_argument(
-        "--rounds", type=int, default=8, help="blocks of 3 steps of each (default: 8)"
+        "--rounds", type=int, default=15, help="turns that each step has (default: 15)"
     )
     parser.add_argument("--device", default="cpu", help="cpu, cuda, … (default: cpu)")
     o = parser.parse_args(argv)
+    settle()
 
     task = modular_addition(o.p, 0.3, seed=0)
     network = ModularTransformer(o.p, 128, 4, 512, generator(0, "network")).to(o.device)
@@ -75,37 +77,19 @@ def main(argv=None) -> None:
     for other in others:
         torch.testing.assert_close(other, first)
 
-    def step(outputs) -> float:
-        began = time.perf_counter()
+    def step(outputs) -> None:
         made = outputs()
         loss = loss_of(made) if torch.is_tensor(made) else loss_of(made[0]) + 1e-3 * made[1]
         optimiser.zero_grad()
         loss.backward(inputs=parameters)
         optimiser.step()
-        if o.device != "cpu":
-            torch.accelerator.synchronize()
-        return 1000 * (time.perf_counter() - began)
 
-    cases = {
-        (kind, name): outputs
-        for kind, each in (("plain", plain), ("regularised", regularised))
-        for name, outputs in each.items()
-    }
-    milliseconds = {case: [] for case in cases}
-    for _ in range(o.rounds):
-        for case, outputs in cases.items():
-            # In blocks, since a step of another size leaves its memory behind.
-            milliseconds[case] += [step(outputs) for _ in range(3)]
-    # The fastest of many, since another process can only make a step slower.
-    fastest = {case: min(times) for case, times in milliseconds.items()}
-
-    print(f"p = {o.p}, {len(pairs)} pairs, {o.device}, {torch.get_num_threads()} threads")
-    for kind, target in TARGETS.items():
-        of_kind = {name: taken for (of, name), taken in fastest.items() if of == kind}
-        naive_step, *_, tables_step = of_kind.values()
-        print(f"{kind:28}{'ms':>8}{'ratio':>8}")
-        for name, taken in of_kind.items():
-            print(f"  {name:26}{taken:8.1f}{taken / naive_step:8.2f}")
+    print(f"p = {o.p}, {len(pairs)} pairs, {o.device}, torch {torch.__version__}, 1 thread")
+    for (kind, target), cases in zip(TARGETS.items(), (plain, regularised), strict=True):
+        steps = {name: partial(step, outputs) for name, outputs in cases.items()}
+        timed = in_turns(steps, o.rounds, clock_of(o.device))
+        table(kind, timed)
+        naive_step, *_, tables_step = (each.seconds for each in timed.values())
         print(
             f"  target: at most {target}{'' if tables_step <= target * naive_step else ', missed'}"
         )
