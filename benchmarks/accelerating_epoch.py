@@ -13,10 +13,9 @@ since its workers are processes, on one thread and on as many as torch takes by 
 numbers count as zero, as in the scripts, for the reference too; what they cost otherwise is a row
 of its own.
 
-Result in float32, one thread of a shared machine: an epoch 26 ms, with the drop-in 45 ms, at 52
-and 53 % of the matrix rate; the reference takes 11 times as long. An update of Figure 7 4.6 ms,
-with the term 9.5 ms, at 54 and 50 %. In float64, Table 1's precision, an epoch 53 and 100 ms, at 64
-and 63 %.
+Result in float32, one CPU thread: an epoch 23 ms, with the regulariser 43 ms, at 59 and 55 % of the
+matrix rate; the reference takes 15 and 9 times as long. An update of Figure 7 4.9 ms, with the term
+9.4 ms, at 52 and 51 %. In float64, Table 1's precision, an epoch 53 and 100 ms, at 64 and 63 %.
 """
 
 import argparse

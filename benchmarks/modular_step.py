@@ -8,8 +8,8 @@ regulariser: all three queries, in one forward pass for the loss and one for the
 official code has it; the last one alone, in one pass for both; tables, and the Jacobian by hand
 below them. Outputs and norms are compared before anything is timed.
 
-Result, one thread of a shared machine: 329, 147 and 75 ms, a ratio of 0.23, at 64, 61 and 68 % of
-the matrix rate; with the regulariser 1013, 347 and 208 ms, a ratio of 0.21, at 58, 51 and 59 %.
+Result, one CPU thread: 299, 136 and 64 ms, a ratio of 0.21, at 64, 59 and 74 % of the matrix rate;
+with the regulariser 908, 301 and 178 ms, a ratio of 0.20, at 60, 55 and 67 %.
 """
 
 import argparse
