@@ -28,8 +28,8 @@ def script(main: Callable[[list[str] | None], None]) -> Callable[..., int]:
     sizes that no memory holds among it, 130 after Ctrl-C, and 141, as a shell has it, when what
     reads the output has seen enough (`… | head`).
 
-    Denormal numbers count as zero on a CPU from here on. A network that has memorised may be full of
-    them, in what remains of its gradients, and a CPU may take many times longer for each.
+    Denormal numbers count as zero on a CPU from here on. A network that has memorised may be full
+    of them, in what remains of its gradients, and a CPU may take many times longer for each.
     """
 
     @functools.wraps(main)
