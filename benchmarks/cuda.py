@@ -1,13 +1,14 @@
 """What the scripts do on a CUDA device: do they agree with the CPU, repeat themselves, and gain?
 
-    python benchmarks/cuda.py --stage 1    # agree: every script, tiny, against the CPU; 4 min
-    python benchmarks/cuda.py --stage 2    # captured against eager, interrupted against not; 6 min
-    python benchmarks/cuda.py --stage 3    # speed: eager, captured, one CPU thread; 5 min
+    python benchmarks/cuda.py --stage 1    # agree: every script, tiny, against the CPU
+    python benchmarks/cuda.py --stage 2    # captured against eager, interrupted against not
+    python benchmarks/cuda.py --stage 3    # speed: eager, captured, one CPU thread
     python benchmarks/cuda.py --stage 4    # the paper's long runs, for --seconds; again: goes on
 
-Each prints a table and writes stage_N.json into --out_dir; exit code 1 if something differs. With
---device cpu the first three are a dry run, the CPU against itself. Images are random, but those of
-the fourth stage, which are read from --data_dir. Result: not run on a CUDA device yet.
+Each prints a table and writes stage_N.json into --out_dir, and is meant to stay under ten minutes;
+exit code 1 if something differs. With --device cpu the first three are a dry run, the CPU against
+itself. Images are random, but those of the fourth stage, which are read from --data_dir. Result:
+not run on a CUDA device yet.
 """
 
 import argparse

@@ -53,12 +53,10 @@ def tokens(seed=0):
     return task.to(torch.device("cpu"), torch.float64)
 
 
-def updates(name, task, number=UPDATES, decay=DECAY, **knobs):
-    """Weights after some updates by the loop of accelerate.py."""
-    method = METHODS[name](task, knobs)
-    optimiser = method.optimiser(LR, decay)
+def train(task, method, optimiser, steps):
+    """Updates by the loop of accelerate.py."""
     x, y = task.data[:2]
-    for step in range(number):
+    for step in steps:
         method.draws.manual_seed(step)
         loss = method.loss(x, y)
         optimiser.zero_grad()
@@ -66,6 +64,12 @@ def updates(name, task, number=UPDATES, decay=DECAY, **knobs):
         method.filter_gradients()
         optimiser.step()
         method.project_weights()
+
+
+def updates(name, task, number=UPDATES, decay=DECAY, **knobs):
+    """Weights after some updates."""
+    method = METHODS[name](task, knobs)
+    train(task, method, method.optimiser(LR, decay), range(number))
     return [p.detach().clone() for p in task.network.parameters()]
 
 
@@ -378,23 +382,14 @@ def test_continues_from_its_state_as_if_it_had_never_stopped(name):
     kind = signs if name == "grokalign" else classes
     knobs = {"window": 4} if name == "grokfast_ma" else {}
     straight = updates(name, kind(), **knobs)
-    task = kind()
-    x, y = task.data[:2]
-    saved = {}
+    task, saved = kind(), {}
     for steps in (range(3), range(3, UPDATES)):
         method = METHODS[name](task, knobs)
         optimiser = method.optimiser(LR, DECAY)
         if saved:
             method.load_state_dict(saved["method"])
             optimiser.load_state_dict(saved["optimiser"])
-        for step in steps:
-            method.draws.manual_seed(step)
-            loss = method.loss(x, y)
-            optimiser.zero_grad()
-            loss.backward(inputs=method.parameters)
-            method.filter_gradients()
-            optimiser.step()
-            method.project_weights()
+        train(task, method, optimiser, steps)
         saved = {"method": method.state_dict(), "optimiser": optimiser.state_dict()}
     assert same([p.detach() for p in task.network.parameters()], straight, atol=0)
 
