@@ -17,7 +17,6 @@ import importlib
 import io
 import json
 import shlex
-import signal
 import subprocess
 import sys
 import tempfile
@@ -232,7 +231,7 @@ def long_runs(o, folder):
             process = subprocess.Popen([*SWEEP, *words], stdout=subprocess.DEVNULL)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(ends - began)
-            process.send_signal(signal.SIGINT)  # which its runs are told; nothing if it has ended
+            process.terminate()  # which its runs are told; nothing if it has ended
             process.wait()
         told = subprocess.run([*SWEEP, *words, "--dry_run"], capture_output=True, text=True).stdout
         (count,) = (each for each in told.splitlines() if each.endswith("of them finished"))
