@@ -98,6 +98,8 @@ def test_runs_that_never_arrive_are_censored():
     # One that was stopped before the others arrived counts until then only: 1, 0.75, 0.5.
     assert arrival([None, 200, 300, 400], [50, 500, 500, 500]).startswith("300 [")
     assert arrival([None, None], [500, 500]) == "– (0 of 2)"
+    assert arrival([10] * 10, [500] * 10) == "10 [10, 10] (10 of 10)"
+    assert arrival([10] * 3, [500] * 3) == "10 [10, –] (3 of 3)"  # too few for an upper end
     assert "never" not in Values((100, 200, None), (500,) * 3).interval()
 
 

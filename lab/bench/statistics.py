@@ -72,7 +72,8 @@ def arrival(steps: Sequence[float | None], ends: Sequence[float], form: str = ",
     """`4,140 [2,400, –], 4 of 5`: the median and its 95 % interval where runs never arrived.
 
     Those are censored at their last step: the median is that of the Kaplan-Meier estimate, its
-    interval where the estimate's own (log-log) contains one half; – where no end is known.
+    interval where the estimate's own (log-log) contains one half; – where no end is known. The
+    log-log band has no value once every run has arrived: there it is Clopper's and Pearson's.
 
     Args:
         steps: until the event, None for a run that never arrived.
@@ -85,16 +86,18 @@ def arrival(steps: Sequence[float | None], ends: Sequence[float], form: str = ",
         return f"– ({counted})"
     late = [end for step, end in zip(steps, ends, strict=True) if step is None]
     found = stats.ecdf(stats.CensoredData(came, right=late)).sf
-    with warnings.catch_warnings(action="ignore"):  # where the band has no value, nor have we
+    with warnings.catch_warnings(action="ignore"):  # of the band without a value
         band = found.confidence_interval(method="log-log")
-    curves = (found, band.low, band.high)
+    all_came = found.probabilities == 0
+    low = numpy.where(all_came, 0, band.low.probabilities)
+    high = numpy.where(all_came, 1 - 0.025 ** (1 / len(came)), band.high.probabilities)
 
-    def halved(curve: Any) -> str:
-        below = numpy.flatnonzero(curve.probabilities <= 0.5)
-        return format(curve.quantiles[below[0]], form) if len(below) else "–"
+    def halved(shares: numpy.ndarray) -> str:
+        below = numpy.flatnonzero(shares <= 0.5)
+        return format(found.quantiles[below[0]], form) if len(below) else "–"
 
-    median, low, high = map(halved, curves)
-    return f"{median} [{low}, {high}] ({counted})"
+    median, first, last = map(halved, (found.probabilities, low, high))
+    return f"{median} [{first}, {last}] ({counted})"
 
 
 def interval(values: Sequence[float], form: str = ".2f") -> str:
