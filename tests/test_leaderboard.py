@@ -26,6 +26,11 @@ from lab.reports._pages import TEMPLATES, Pages
 STEPS = 2100
 
 
+@pytest.fixture(autouse=True)
+def nothing_committed(monkeypatch):
+    monkeypatch.setattr(_scores, "ROOT", Path("elsewhere"))
+
+
 def request(out_dir, *words):
     return Request(Path(out_dir), words, "data", "python report.py", report.script_module)
 
@@ -80,8 +85,10 @@ def test_methods_are_told_from_the_baseline_by_all_their_seeds():
     over = {r["method"].strip("`"): r for r in tables["all"]}
     assert over["a"]["sooner than AdamW, in updates"] == "1 of 2"
     assert over["b"]["later, in updates"] == "1 of 2"  # one seed of ten decides nothing
-    assert over["a"]["median updates of AdamW / its own"].startswith("7.21 (")
+    assert over["a"]["median updates of AdamW / its own"].startswith("7.43 (")
+    assert over["a"]["cost of an update / AdamW's"] == "20.00 (20.00 to 20.00)"
     assert over["c"]["failed"] == "10 of 10"
+    assert over["a"]["trials that arrived"] == "26 of 32"
     assert tables["verdict"][0]["most, updates"] == "none"
     assert tables["verdict"][0]["never, updates"] == "`b`, `c`, `d`"
     assert tables["spent"] == [{"runs": "208", "hours": "2.1"}]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+import math
+import statistics
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy
 from scipy import stats
 
 from lab.bench.errors import UserError
@@ -51,8 +52,8 @@ class Scored(NamedTuple):
         return arrival(self.arrivals(cost), ends, form).rpartition(" (")[0]
 
     def median(self) -> float:
-        """Of the updates, those that never came counted as late."""
-        return float(numpy.median([numpy.inf if a is None else a for a in self.arrivals()]))
+        """Of the updates, those that never came counted as late; the one that `text` gives."""
+        return statistics.median_low(math.inf if a is None else a for a in self.arrivals())
 
     def censored(self, cost: float = 1.0) -> stats.CensoredData:
         """The arrivals as scipy has them."""

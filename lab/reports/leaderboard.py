@@ -177,18 +177,29 @@ def differences(board: Board) -> Differences:
 def over_all(board: Board, found: Differences, method: str) -> Row:
     """A method over all tasks that it can do."""
     there = {task: scored for task, scored in board.items() if method in scored}
-    ratios = [s[BASELINE].median() / s[method].median() for s in there.values()
-              if numpy.isfinite([s[BASELINE].median(), s[method].median()]).all()]  # fmt: skip
-    runs = [run for scored in there.values() for run in scored[method].runs]
+    pairs = {task: (scored[BASELINE], scored[method]) for task, scored in there.items()}
+    ratios = [base.median() / own.median() for base, own in pairs.values()
+              if numpy.isfinite([base.median(), own.median()]).all()]  # fmt: skip
+    costs = [own.cost / base.cost for base, own in pairs.values() if own.cost and base.cost]
+    runs = [run for _, own in pairs.values() for run in own.runs]
+    trials = [trial for _, own in pairs.values() for trial in own.trials]
     row = {"method": f"`{method}`"}
     for unit in UNITS:
-        signs = [found[task, method, unit] for task in there if (task, method, unit) in found]
+        signs = [found[task, method, unit] for task in pairs if (task, method, unit) in found]
         row[f"sooner than AdamW, in {unit}"] = f"{signs.count(1)} of {len(signs)}" if signs else "–"
         row[f"later, in {unit}"] = f"{signs.count(-1)} of {len(signs)}" if signs else "–"
-    row["median updates of AdamW / its own"] = (
-        f"{numpy.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})" if ratios else "–"
-    )
-    return row | {"failed": f"{sum(not r['held_at'] for r in runs)} of {len(runs)}"}
+    row["median updates of AdamW / its own"] = spread(ratios)
+    row["cost of an update / AdamW's"] = spread(costs)
+    row["failed"] = f"{sum(not run['held_at'] for run in runs)} of {len(runs)}"
+    row["trials that arrived"] = f"{sum(bool(t['held_at']) for t in trials)} of {len(trials)}"
+    return row
+
+
+def spread(ratios: list[float]) -> str:
+    """`1.50 (0.80 to 2.00)`: the median of the tasks and the range."""
+    if not ratios:
+        return "–"
+    return f"{numpy.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
 def verdict(found: Differences) -> Row:
