@@ -176,8 +176,7 @@ def differences(board: Board) -> Differences:
 
 def over_all(board: Board, found: Differences, method: str) -> Row:
     """A method over all tasks that it can do."""
-    there = {task: scored for task, scored in board.items() if method in scored}
-    pairs = {task: (scored[BASELINE], scored[method]) for task, scored in there.items()}
+    pairs = {t: (s[BASELINE], s[method]) for t, s in board.items() if method in s}
     ratios = [base.median() / own.median() for base, own in pairs.values()
               if numpy.isfinite([base.median(), own.median()]).all()]  # fmt: skip
     costs = [own.cost / base.cost for base, own in pairs.values() if own.cost and base.cost]
