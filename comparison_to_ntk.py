@@ -119,16 +119,16 @@ def train(run: Run, o: Options, data: images.Images) -> None:
     reciprocal = centroids(x).norms.reciprocal().mean().item()
     begun = {"rate": rate().item(), "reciprocal_norm": reciprocal}  # of the initial network, for
     begun["reciprocal_norm_official"] = reciprocal * o.output_scale  # Figure 10
-    run.store(begun)
     for step in training(run, measure, network=network, optimiser=optimiser):
         loss = loss_fn(network(x), y)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
+    run.store(begun)
 
 
 def feature_learning(steps: numpy.ndarray, kernel: numpy.ndarray) -> tuple[float, float]:
-    """From the kernel's first 5 % of its way between lowest and highest value to the last 5 %."""
+    """From the first 5 % of the kernel's way, all ups and downs added up, to the last 5 %."""
     way = abs(numpy.diff(kernel)).cumsum() / max(abs(numpy.diff(kernel)).sum(), 1e-300)
     return steps[1:][way >= 0.05][0], steps[1:][way >= 0.95][0]
 

@@ -269,6 +269,7 @@ def _chunks(x: Tensor, batch_size: int | None) -> Iterator[Tensor]:
         raise ValueError(f"x must be (B, *input) with at least one point, got {tuple(x.shape)}")
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size must be at least 1 or None, got {batch_size}")
+    x = x.detach() if x.is_leaf else x  # parts of a leaf are none themselves
     yield from torch.split(x, batch_size or len(x))
 
 

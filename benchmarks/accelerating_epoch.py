@@ -135,7 +135,7 @@ def with_denormals(epoch):
 
 def update_of_figure_7(pixels, y, level):
     """A function that makes an update of inhibiting_generalisation.py, without the term if None."""
-    x, batch = points_of(pixels, torch.float32), Batches(0, POINTS, FIGURE_7, "fixed", y.device)
+    x, batch = points_of(pixels, torch.float32), Batches(0, POINTS, FIGURE_7, "shuffled", y.device)
     targets = torch.nn.functional.one_hot(y, 10).to(x)
     network = relu_mlp([784, 196, 196, 196, 10], generator(0, "weights"), 8.0).float()
     parameters = list(network.parameters())

@@ -378,6 +378,18 @@ def test_a_finished_run_is_not_trained_again(parsed):
     toy(again, die_at=0)  # no update is made, so that nothing dies
 
 
+def test_a_run_killed_between_its_last_two_files_is_finished_by_the_same_command(parsed):
+    toy(Run("toy", parsed()))
+    config = Run("toy", parsed()).folder / "config.yaml"
+    content = yaml.safe_load(config.read_text())
+    seconds = content["provenance"].pop("training_seconds")
+    del content["provenance"]["finished"]
+    config.write_text(yaml.safe_dump(content))
+    toy(Run("toy", parsed()), die_at=0)
+    provenance = yaml.safe_load(config.read_text())["provenance"]
+    assert provenance["training_seconds"] == seconds and "finished" in provenance
+
+
 def test_a_finished_run_without_its_checkpoint_keeps_its_measurements(parsed):
     """As recorded runs are; it was trained anew, over them."""
     toy(Run("toy", parsed()))

@@ -64,6 +64,7 @@ def test_numbers_as_text():
     assert Values(()).span() == Values(()).interval() == Values(()).median() == "not run yet"
     assert Values((1.0, 2.0, 3.0)).interval(".2f") == "2.00 [−0.48, 4.48]"
     assert (Values((6.0, 8.0)) / Values((2.0, 4.0))).numbers == (3.0, 2.0)
+    assert (Values((6.0, None)) / Values((2.0, 4.0), (9.0, 9.0))).interval() == "3 in 1 of 2"
     assert Columns(Values((1,)), Values((2,))).span() == "1 | 2"
     two = Columns(runs_of([0.0, 0.5, 1.0]), runs_of([0.0, 0.2, 0.4]))
     assert two.at("a", two.first("a", 0.3)).span(".1f") == "0.5 | 0.4"

@@ -105,11 +105,7 @@ class Run:
         self.step, self.seconds, self.finished = step, seconds, finished
         self._saved = content["state"]
         if finished:
-            self._config["provenance"] |= {
-                "finished": now(),
-                "training_seconds": round(seconds, 2),
-            }
-            self._write_config()
+            self._finish()
 
     def restore(self, state: dict[str, Any]) -> None:
         """Puts the checkpoint's state, if there is one, into the parts of `state`."""
@@ -220,6 +216,15 @@ class Run:
                 entry |= {key: new for key, (_, new) in other.items()}
             before.setdefault("continued", []).append(entry)
             self._write_config()
+        elif "finished" not in self._config["provenance"]:  # killed between the last two files
+            self._finish()
+
+    def _finish(self) -> None:
+        self._config["provenance"] |= {
+            "finished": now(),
+            "training_seconds": round(self.seconds, 2),
+        }
+        self._write_config()
 
     def _take_recorded(self) -> None:
         """Of a finished run without a checkpoint there are the measurements alone."""
