@@ -11,7 +11,7 @@ the network generalises; GrokAlign brings that forward.
 
 A scalar output's centroid points away from a point of label −1, so that alignment is that of the
 margin y f(x). Only k inputs matter to the rule, and no vector confined to k of n signs is closer to
-all of them than √(k/n), the dotted line. An episode is one point with a reward of 1 for the right
+all of them than √(k/n), the dashed line. An episode is one point with a reward of 1 for the right
 sign, so that the mean reward is the accuracy. Smoothness is where the Walsh energy of f lies on the
 cube of all points, from lab/measures/smoothness.py: linear, on the parity, or on larger sets.
 

@@ -2,7 +2,7 @@
 
 A two-layer ReLU network of width 2048 learns x1 · x2 from 400 points in 40,000 dimensions, of
 which all but the first two are noise (Section 4.2). Claim: centroid alignment rises when the
-network generalises, and again when it becomes robust to noise; GrokAlign brings both sooner.
+network generalises, and again when it becomes robust to noise; GrokAlign brings robustness sooner.
 
     python xor_grokking.py              # top row: weight decay only, 1 min
     python xor_grokking.py --jr 1.0     # bottom row: with GrokAlign, 3.3 min
