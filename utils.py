@@ -307,6 +307,8 @@ def _forward(model: Model, x: Tensor, check: bool, graph: bool = False) -> tuple
             f"the model must return a tensor, but returns a {type(outputs).__name__}; wrap it in a "
             'function that picks one: lambda x: model(x)["logits"], or lambda x: model(x)[0]'
         )
+    if outputs.is_complex():
+        raise ValueError("the model's outputs are complex; give their real and imaginary parts")
     if outputs.ndim not in (1, 2) or len(outputs) != len(x):
         raise ValueError(
             f"the model must map (B, *input) to (B, C) or (B,), but maps "

@@ -1,14 +1,18 @@
 """report.py: runs of a script in one figure, and what is said of a bad call."""
 
 import importlib
+import io
 import re
 import time
 from pathlib import Path
 
+import numpy
 import pytest
+import torch
 
 import report
 from helpers import ROOT, run, start
+from lab.bench import plots
 from lab.bench.errors import UserError
 from lab.bench.files import run_folder, short_names
 from lab.bench.statistics import interval
@@ -38,6 +42,15 @@ def test_compare_draws_runs_by_folder_and_by_name(two_runs):
     assert ended.stdout.strip() == "runs/xor_grokking/both.png"
     # No third run was begun.
     assert len([p for p in (two_runs / "runs/xor_grokking").iterdir() if p.is_dir()]) == 2
+
+
+def test_a_dollar_in_a_folders_name_is_a_dollar():
+    m = {"step": numpy.arange(3.0), "loss": numpy.arange(3.0)}
+    runs = {"pay$x_{$5": m, "two": m}
+    drawing = plots.metric_panels(runs, {"loss": ["loss"]}, "python x.py --out_dir '$x_{$5'")
+    drawing.savefig(io.BytesIO())  # which read it as mathematics
+    pictures = plots.image_rows({"$x_{$": [torch.zeros(1, 4, 4).expand(3, 4, 4)]}, {}, "'$x_{$5'")
+    pictures.savefig(io.BytesIO())
 
 
 def test_compare_refuses_runs_of_another_script(two_runs, monkeypatch, capsys):

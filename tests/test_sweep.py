@@ -338,6 +338,12 @@ def test_yes_allows_many_runs_and_help_tells_every_option(capsys):
         assert path.name == "sweep.py" or own.isdisjoint(sweep.Options.__dataclass_fields__)
 
 
+def test_a_range_in_a_file_is_no_time_of_day(tmp_path):
+    (tmp_path / "grid.yaml").write_text("script: xor_grokking.py\nseed: 1:4\n")  # 64 to YAML 1.1
+    jobs = sweep.jobs_in(sweep.grids_of(str(tmp_path / "grid.yaml")), {})
+    assert [job.options.seed for job in jobs] == [1, 2, 3]
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.name)
 def test_every_committed_grid_can_be_made(path):
     content = yaml.safe_load(path.read_text())

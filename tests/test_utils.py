@@ -476,6 +476,12 @@ def test_outputs_that_are_no_tensor_are_refused():
                 call(x)
 
 
+def test_complex_outputs_are_refused():
+    for call in everything(torch.fft.fft):
+        with pytest.raises(ValueError, match="outputs are complex"):
+            call(torch.randn(4, 3))
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("k", [1, 2, None])
 def test_half_precision(dtype, k):

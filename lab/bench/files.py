@@ -69,6 +69,13 @@ class _Yaml(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
             seen.add(key)
         return super().construct_mapping(node, deep)
 
+    def whole_number(self, node: yaml.ScalarNode) -> Any:
+        """Of a range its text; YAML 1.1 takes 1:11 for 71, as minutes and seconds."""
+        return node.value if ":" in node.value else self.construct_yaml_int(node)
+
+
+_Yaml.add_constructor("tag:yaml.org,2002:int", _Yaml.whole_number)
+
 
 def read_yaml(path: str | Path) -> Any:
     """What a YAML file holds.

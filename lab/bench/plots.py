@@ -47,9 +47,7 @@ def panels(columns: int, typed: str, rows: int = 1) -> tuple[Figure, Any]:
         # Figure, not pyplot: no display is needed and no state is left behind.
         figure = Figure(figsize=(4.6 * columns, 3.7 * rows), layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=rows == 1)
-        figure.supxlabel(
-            textwrap.fill(typed, 62 * columns), fontsize=9, family="monospace", color="#444444"
-        )
+        _say_beneath(figure, textwrap.fill(typed, 62 * columns))
     return figure, axes
 
 
@@ -77,7 +75,8 @@ def metric_panels(
     for axis, (label, wanted) in zip(axes, contents.items(), strict=False):
         names = [name for name in wanted if any(name in m for m in everything)]
         for colour, (run, seeds) in zip(itertools.cycle(COLOURS), groups.items(), strict=False):
-            shown = textwrap.fill(run.replace(",", ", "), 32) if len(runs) > 1 else None
+            words = run.replace(",", ", ").replace("$", r"\$")
+            shown = textwrap.fill(words, 32) if len(runs) > 1 else None
             for m, (style, name) in itertools.product(seeds, zip(LINES, names, strict=False)):
                 if name not in m:
                     continue
@@ -130,6 +129,11 @@ def level(axes: Axes, value: float | None, name: str) -> None:
     if value is not None:
         axes.axhline(value, color="#888888", lw=1.2, ls="--", zorder=0, label=f"{name} {value:.3g}")
         axes.legend()
+
+
+def _say_beneath(figure: Figure, typed: str) -> None:
+    style = {"fontsize": 9, "family": "monospace", "color": "#444444"}
+    figure.supxlabel(typed, **style, parse_math=False)  # a $ in a folder's name is a $
 
 
 def _wide(values: numpy.ndarray) -> bool:
@@ -217,8 +221,6 @@ def image_rows(rows: dict[str, Any], captions: dict[str, list[str]], typed: str)
                 axes.set_title(words, fontsize=9)
                 axes.set(xticks=[], yticks=[])
                 axes.spines[:].set_visible(False)
-            line[0].set_ylabel(textwrap.fill(name, 22), fontsize=9)
-        figure.supxlabel(
-            textwrap.fill(typed, 20 * columns), fontsize=9, family="monospace", color="#444444"
-        )
+            line[0].set_ylabel(textwrap.fill(name, 22), fontsize=9, parse_math=False)
+        _say_beneath(figure, textwrap.fill(typed, 20 * columns))
     return figure
