@@ -220,10 +220,8 @@ class Run:
             self._finish()
 
     def _finish(self) -> None:
-        self._config["provenance"] |= {
-            "finished": now(),
-            "training_seconds": round(self.seconds, 2),
-        }
+        training = {"finished": now(), "training_seconds": round(self.seconds, 2)}
+        self._config["provenance"] |= training
         self._write_config()
 
     def _take_recorded(self) -> None:

@@ -58,9 +58,8 @@ class Values:
         if not self.numbers:
             return NOT_RUN
         if len(self.came) < self.n:
-            if not self.ends:  # a ratio, of which nobody knows how late it would have been
-                return self.span(form)
-            return arrival(self.numbers, self.ends, form)
+            # Of a ratio nobody knows how late it would have been.
+            return arrival(self.numbers, self.ends, form) if self.ends else self.span(form)
         return _signed(interval(self.came, form))
 
     def most_of(self, form: str = ",.0f") -> str:
