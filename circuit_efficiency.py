@@ -6,7 +6,7 @@ generalise. Cost is the squared norm ‖W₁‖² + ‖W₂‖² that is left of
 its training pairs exactly, when Musat's flow (lab/methods/flow.py) has brought it down to where it
 hardly falls. Random labels can be memorised only; they are the price of the table.
 
-    python circuit_efficiency.py    # 2.6 min; an update is a flow: one size, seed, kind of labels
+    python circuit_efficiency.py    # 4 min; an update is a flow: one size, seed, kind of labels
 
 Verdict: results/circuit_efficiency/README.md.
 """

@@ -60,7 +60,7 @@ class Options(CifarOptions):
     num_logs: int = option(128, "measurements, log-spaced, the first and last included", least=2)
     attack: str = option(
         "apgd-ce",
-        "apgd-ce (the paper's), standard (AutoAttack's four attacks), or none",
+        "apgd-ce, standard (AutoAttack's four attacks, of which it is the first), or none",
         choices=(*ATTACKS, "none"),
     )
     attack_epsilon: float = option(

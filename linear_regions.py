@@ -67,7 +67,7 @@ class Options(ImageOptions):
     stop_at: float | None = option(None, "test accuracy above which the run ends", above=0, most=1)
     check_every: int = option(500, "epochs between measurements", least=1)
     steps: int = option(64_000, "updates at most", least=0)
-    num_logs: int = option(32, "log-spaced measurements more; each takes a second", least=2)
+    num_logs: int = option(32, "log-spaced measurements besides; each takes a second", least=2)
 
 
 MEASURED = 128  # training points at which the Jacobian is measured on the way

@@ -6,8 +6,8 @@ layer is multiplied by width^(−alpha)) and weight decay. Here each parameter i
 project defines it, and in a form that tells grokking from memorising (lab/measures/orders.py), with
 a control that can only memorise. Claim under test: they mark the phase transition.
 
-    python order_parameters.py --random_labels         # control: nothing to generalise, 8 min
-    python order_parameters.py                         # with the control's curves, 8 min
+    python order_parameters.py --random_labels         # control: nothing to generalise, 15 min
+    python order_parameters.py                         # with the control's curves, 13 min
     python order_parameters.py --p 43 --train_fraction 0.5 --lr 1e-2 --beta2 0.98 --steps 1500
     python sweep.py configs/phase_diagram.yaml         # alpha × weight decay at p = 59, 46 min
     python report.py phase_diagram p=59 …              # its heat maps: the grid's other options
@@ -25,7 +25,7 @@ from torch.nn.functional import cross_entropy
 
 from lab.bench import plots
 from lab.bench.cli import script
-from lab.bench.files import first_step, read_metrics
+from lab.bench.files import read_metrics
 from lab.bench.loop import training
 from lab.bench.options import option, parse
 from lab.bench.precision import double
@@ -35,6 +35,7 @@ from lab.bench.shared import Shared
 from lab.bench.snapshots import Snapshots
 from lab.data.modular import ModularTask, modular_addition
 from lab.measures import fourier, orders
+from lab.measures.events import grokking_events
 from lab.networks.modular_mlp import ModularMLP
 
 
@@ -58,8 +59,6 @@ class Options(Shared):
 
 
 SUBSET = 500  # pairs of the other project's kernel
-# Of which the first step is stored -> column, and the level that it passes.
-EVENTS = {"memorised_at": ("train_accuracy", 0.99), "grokked_at": ("test_accuracy", 0.95)}
 PANELS = {  # columns, the other project's definition first
     "accuracy": ("test_accuracy", "train_accuracy"),
     "representation quality": ("rqi_parallelogram", "rqi_distance"),
@@ -120,8 +119,7 @@ def train(run: Run, o: Options, task: ModularTask) -> None:
         loss.backward()
         optimiser.step()
 
-    m = run.metrics()
-    run.store({name: first_step(m, *passed) for name, passed in EVENTS.items()})
+    run.store(grokking_events(run.metrics()))
 
 
 def figure(run: Run, o: Options) -> Figure:

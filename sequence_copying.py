@@ -25,7 +25,6 @@ from torch.nn.functional import cross_entropy
 from lab.bench import plots
 from lab.bench.cli import script
 from lab.bench.errors import UserError
-from lab.bench.files import first_step
 from lab.bench.loop import training
 from lab.bench.options import option, parse
 from lab.bench.precision import double
@@ -33,6 +32,7 @@ from lab.bench.runs import Run
 from lab.bench.seeds import generator
 from lab.bench.shared import Shared
 from lab.data.tasks import sequences_to_copy
+from lab.measures.events import grokking_events
 from lab.measures.smoothness import changes_by_one_symbol
 from lab.networks.transformer import OneLayerTransformer
 from utils import CentroidMetrics, Centroids, JacobianRegulariser
@@ -61,8 +61,6 @@ class Options(Shared):
 
 
 PROJECTIONS = 8  # directions that the measured Jacobian norm is estimated from, if it has more
-# Of which the first step is stored -> column, and the level that it passes.
-EVENTS = {"memorised_at": ("train_accuracy", 0.99), "grokked_at": ("test_accuracy", 0.95)}
 PANELS = {
     "accuracy": ("test_accuracy", "train_accuracy", "test_sequence_accuracy"),
     "alignment (mean)": ("test_margin_alignment", "margin_alignment", "alignment"),
@@ -135,8 +133,7 @@ def train(run: Run, o: Options, data: tuple[torch.Tensor, torch.Tensor]) -> None
         loss.backward(inputs=parameters)
         optimiser.step()
 
-    m = run.metrics()
-    run.store({name: first_step(m, *passed) for name, passed in EVENTS.items()})
+    run.store(grokking_events(run.metrics()))
 
 
 @script

@@ -25,15 +25,15 @@ import torch
 from lab.bench import plots
 from lab.bench.cli import script
 from lab.bench.errors import UserError
-from lab.bench.files import first_step
 from lab.bench.loop import training
 from lab.bench.options import option, parse
-from lab.bench.precision import double
 from lab.bench.runs import Run
 from lab.bench.seeds import generator
 from lab.bench.shared import Shared
 from lab.data.tasks import parity
+from lab.measures.events import grokking_events
 from lab.measures.smoothness import Cube
+from lab.methods.tasks import accuracy, hinge_loss
 from utils import CentroidMetrics, Centroids, JacobianRegulariser
 
 
@@ -55,8 +55,6 @@ class Options(Shared):
     num_logs: int = option(96, "measurements, log-spaced, first and last included", least=2)
 
 
-# Of which the first step is stored -> column, and the level that it passes.
-EVENTS = {"memorised_at": ("train_accuracy", 0.99), "grokked_at": ("test_accuracy", 0.95)}
 PANELS = {
     "accuracy; share of the gradient": ("test_accuracy", "train_accuracy", "relevant_share"),
     "alignment of the margin (mean)": ("test_margin_alignment", "margin_alignment"),
@@ -87,10 +85,6 @@ class Network(torch.nn.Module):
         return torch.relu(x @ self.w1.T + self.b) @ self.w2
 
 
-def hinge(outputs: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    return torch.relu(1 - y * outputs).mean()
-
-
 def train(run: Run, o: Options, data: tuple[torch.Tensor, torch.Tensor]) -> None:
     points, labels = (part.to(run.device, o.torch_dtype()) for part in data)
     x, x_test = points.split([o.samples, o.test_samples])
@@ -110,9 +104,9 @@ def train(run: Run, o: Options, data: tuple[torch.Tensor, torch.Tensor]) -> None
         others = of_margin(x_test[: o.samples], y_test[: o.samples])
         energies = trained.centroids.square()
         return {
-            "loss": hinge(outputs, y),
-            "train_accuracy": double(outputs.sign() == y).mean(),
-            "test_accuracy": double(network(x_test).sign() == y_test).mean(),
+            "loss": hinge_loss(outputs, y),
+            "train_accuracy": accuracy(outputs, y),
+            "test_accuracy": accuracy(network(x_test), y_test),
             "parameter_norm": torch.stack([p.norm() for p in parameters]).norm(),
             "jacobian_norm": regulariser(x),
             "alignment": (y * Centroids(network)(x).alignments).mean(),
@@ -125,13 +119,12 @@ def train(run: Run, o: Options, data: tuple[torch.Tensor, torch.Tensor]) -> None
     for step in training(run, measure, network=network, optimiser=optimiser):
         points = batch(x)
         outputs, norm = regulariser.outputs_and_norm(points) if o.jr > 0 else (network(points), 0.0)
-        loss = hinge(outputs, batch(y)) + o.jr * norm
+        loss = hinge_loss(outputs, batch(y)) + o.jr * norm
         optimiser.zero_grad()
         loss.backward(inputs=parameters)
         optimiser.step()
 
-    m = run.metrics()
-    run.store({name: first_step(m, *passed) for name, passed in EVENTS.items()})
+    run.store(grokking_events(run.metrics()))
 
 
 @script

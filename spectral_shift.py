@@ -49,8 +49,8 @@ class Options(Shared):
     random_labels: bool = option(False, "labels drawn at random: nothing to generalise")
     width: int = option(256, "hidden units of the MLP, or of the transformer's MLP", least=1)
     alpha: float = option(0.0, "width^(−alpha) scales the first layer", needs="model mlp")
-    d_model: int = option(128, "width of its residual stream", least=1, needs="model transformer")
-    heads: int = option(4, "its attention heads, by d_model", least=1, needs="model transformer")
+    d_model: int = option(128, "the transformer's width", least=1, needs="model transformer")
+    heads: int = option(4, "its heads, a divisor of --d_model", least=1, needs="model transformer")
     lr: float = option(3e-3, "learning rate, all pairs in one batch", above=0)
     beta2: float = option(0.98, "decay of the mean squared gradient", least=0, most=0.9999)
     decay: str = option(
@@ -61,8 +61,12 @@ class Options(Shared):
     penalty_form: str = option(
         "mean", "the energy's mean, or that over the mean square", choices=("mean", "quotient")
     )
-    permuted_torus: bool = option(False, "penalise on a torus of randomly permuted pairs: control")
-    complete_graph: bool = option(False, "penalise on the graph of all edges: control")
+    permuted_torus: bool = option(
+        False, "penalise on a torus of randomly permuted pairs: control", needs="laplacian_penalty"
+    )
+    complete_graph: bool = option(
+        False, "penalise on the graph of all edges: control", needs="laplacian_penalty"
+    )
     band: str = option("fraction", "low modes given by", choices=("fraction", "count", "cutoff"))
     band_value: float = option(0.1, "their share, their number, or largest eigenvalue", above=0)
     include_zero: bool = option(False, "count the constant mode as low; matters with --uncentred")
@@ -139,9 +143,6 @@ def train(run: Run, o: Options, task: ModularTask, low: torch.Tensor) -> None:
 
 def check(o: Options) -> None:
     """Raises UserError for options that do not go together."""
-    for control in ("permuted_torus", "complete_graph"):
-        if getattr(o, control) and o.laplacian_penalty == 0:
-            raise UserError(f"--{control} takes a --laplacian_penalty above 0, got 0")
     if o.permuted_torus and o.complete_graph:
         raise UserError("--complete_graph looks the same permuted; leave out --permuted_torus")
     if o.penalty_form == "quotient" and o.complete_graph:

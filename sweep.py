@@ -9,7 +9,8 @@
 Each run is what `python <script> <its options>` makes, in its own folder, one thread each. What is
 finished is not made again, what was interrupted goes on. In a file, `script` names the script,
 every other key is one of its options with a value, a list, or a range such as `0:10` (0 to 9), and
-`cells` lists options that belong together. Options on the command line replace those of the file.
+`cells` lists options that belong together. Options on the command line choose the cells that list
+their values, or replace what the file says.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from lab.bench.cli import script
 from lab.bench.errors import TrainingError, UserError
 from lab.bench.options import LETTERS, option
 from lab.bench.shared import Shared
-from lab.bench.sweeps import ROOT, Job, grids_of, jobs_of, options_in, refuse_twice, size_of
+from lab.bench.sweeps import ROOT, Job, each_once, grids_of, jobs_of, options_in, size_of
 from lab.bench.takes import Takes
 
 
@@ -69,7 +70,7 @@ def jobs_in(grids: list[dict[str, Any]], typed: dict[str, Any], most: int = MOST
     """All runs of the grids, with the options of the command line in the place of theirs.
 
     Raises:
-        UserError: for a grid that cannot be made, holds a run twice, or holds more than `most`.
+        UserError: for a grid that cannot be made, has one name for two runs, or more than `most`.
     """
     parts = []
     for grid in grids:
@@ -82,9 +83,7 @@ def jobs_in(grids: list[dict[str, Any]], typed: dict[str, Any], most: int = MOST
         parts.append((name, options, {k: v for k, v in grid.items() if k != "script"}, typed))
     if (size := sum(size_of(*part) for part in parts)) > most:
         raise UserError(f"this would make {size:,} runs, more than {most:,}; --yes allows it")
-    jobs = [job for part in parts for job in jobs_of(*part)]
-    refuse_twice(jobs)
-    return jobs
+    return each_once(job for part in parts for job in jobs_of(*part))
 
 
 def parse(argv: list[str] | None) -> tuple[str, Options, list[str]]:

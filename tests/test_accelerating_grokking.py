@@ -231,11 +231,6 @@ def test_runs_that_never_arrive_are_bounds_of_a_speed_up():
 
 
 def test_bad_input(capsys):
-    for words, message in (
-        (("--jr_fraction", 0.25), "--num_projections and --jr_fraction take a --jr above 0"),
-    ):
-        assert main(*TINY, *words) == 2
-        assert message in capsys.readouterr().err
     for words in (
         ("--loss_fn", "hinge"), ("--num_projections", 11), ("--jr", -1), ("--jr_fraction", 0),
         ("--stop_at", 1.5), ("--optimiser", "sgd"), ("--check_every", 0), ("--depth", 1),

@@ -69,6 +69,9 @@ SOONER, LATER, NEVER = [step - 900 for step in TEN], [step + 500 for step in TEN
 def test_methods_are_told_from_the_baseline_by_all_their_seeds():
     written("xor_clusters", {"adamw": TEN, "a": SOONER, "b": LATER, "c": NEVER, "d": TEN})
     written("sparse_parity", {"adamw": NEVER, "a": NEVER, "b": [*[None] * 9, 100]})
+    costs = {("t", "adamw"): "10", ("t", "grokfast_ema"): "9", ("t", "egd"): "9", ("t", "sam"): "8"}
+    of = {method: _scores.cost_of(costs, "t", method) for _, method in costs}
+    assert of == {"adamw": 0.01, "grokfast_ema": 0.01, "egd": 0.01, "sam": 0.008}  # sam: own step
     costs = "task,method,milliseconds\nxor_clusters,adamw,10\nxor_clusters,a,200\n"
     Path("results/accelerate/costs.csv").write_text(costs)
     tables = leaderboard.tables(request("results"))
@@ -180,6 +183,19 @@ def test_the_grid_holds_every_method_on_every_task_that_it_can_do():
     assert {(j.options.task, j.options.method) for j in jobs} == pairs
     assert {j.options.trial for j in jobs} == set(_scores.TRIALS)
     assert len(jobs) == len(pairs) * len(_scores.TRIALS)
+
+
+@pytest.mark.parametrize(
+    ("typed", "tasks"),
+    [
+        ({"method": ["stablemax"]}, 4),
+        ({"method": ["muon"]}, 6),
+        ({"task": ["sparse_parity"], "method": ["muon"]}, 1),
+    ],
+)
+def test_a_methods_own_row_is_on_the_tasks_that_it_can_do(typed, tasks):
+    jobs = sweep.jobs_in(grids_of(str(ROOT / "configs/leaderboard.yaml")), typed)
+    assert len(jobs) == tasks * len(_scores.TRIALS)
 
 
 YOURS = """

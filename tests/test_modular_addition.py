@@ -358,7 +358,6 @@ def test_killed_run_continues_as_if_it_had_not_been(tmp_path):
         (("--train_fraction", "0.00001"), "--train_fraction takes a share that leaves"),
         (("--train_fraction", "1"), "--train_fraction takes a share that leaves"),
         (("--heads", "3"), "--heads takes a divisor of --d_model 128, got 3"),
-        (("--trainable_unembedding",), "--trainable_unembedding goes with --fixed_embedding"),
     ],
 )
 def test_bad_input_is_one_line_and_makes_no_folder(tmp_path, capsys, options, what):

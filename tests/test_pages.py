@@ -49,6 +49,7 @@ def test_numbers_of_runs():
     assert runs.fewest("a", after=10).numbers == (0.5, 0.2)
     assert runs.step_of_most("a").numbers == (100, 100)
     assert runs.minutes().numbers == (2.0, 2.0)
+    assert (runs.end("a") / runs.one(1).end("a")).numbers == (1.0,)
     assert (runs.option("lr"), runs.seeds(), runs.one(1).seeds()) == (0.1, "seeds 0, 1", "seed 1")
 
 
@@ -64,6 +65,8 @@ def test_numbers_as_text():
     assert Values(()).span() == Values(()).interval() == Values(()).median() == "not run yet"
     assert Values((1.0, 2.0, 3.0)).interval(".2f") == "2.00 [−0.48, 4.48]"
     assert (Values((6.0, 8.0)) / Values((2.0, 4.0))).numbers == (3.0, 2.0)
+    shared = Values((6.0, 8.0), seeds=(0, 2)) / Values((1.0, 4.0, 5.0), seeds=(1, 2, 3))
+    assert (shared.numbers, shared.seeds) == ((2.0,), (2,))
     assert (Values((6.0, None)) / Values((2.0, 4.0), (9.0, 9.0))).interval() == "3 in 1 of 2"
     assert Columns(Values((1,)), Values((2,))).span() == "1 | 2"
     two = Columns(runs_of([0.0, 0.5, 1.0]), runs_of([0.0, 0.2, 0.4]))
@@ -121,6 +124,10 @@ def test_a_claim_without_runs_has_no_verdict():
     assert page.claim("a", there, Rows(), caller=lambda: "holds\n") == "| a | holds |\n"
     assert page.claim("b", Runs([]), Rows(), caller=lambda: "holds") == "| b | not run yet |\n"
     assert page.claim("c", caller=lambda: "holds") == "| c | holds |\n"
+    for said in ("reproduced, n = 0", "partly: not run yet times sooner"):
+        assert page.claim("d", caller=lambda said=said: said) == "| d | not run yet |\n"
+    said = "undecided, because with float64 not run yet"
+    assert page.claim("e", caller=lambda: said) == f"| e | {said} |\n"
 
 
 @pytest.fixture

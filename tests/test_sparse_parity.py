@@ -15,7 +15,8 @@ from lab.bench.draws import Batches
 from lab.bench.files import first_step
 from lab.bench.seeds import generator
 from lab.data.tasks import distinct_points, parity
-from sparse_parity import Network, Options, hinge
+from lab.methods.tasks import hinge_loss
+from sparse_parity import Network, Options
 from utils import Centroids
 
 COLUMNS = [
@@ -52,8 +53,8 @@ def test_labels_are_the_product_of_the_first_k_signs():
 
 def test_the_loss_from_its_definition():
     outputs, y = torch.tensor([2.0, 0.5, -0.5]), torch.tensor([1, 1, 1])
-    assert hinge(outputs, y).item() == pytest.approx((0 + 0.5 + 1.5) / 3)
-    assert hinge(-outputs, -y).item() == hinge(outputs, y).item()
+    assert hinge_loss(outputs, y).item() == pytest.approx((0 + 0.5 + 1.5) / 3)
+    assert hinge_loss(-outputs, -y).item() == hinge_loss(outputs, y).item()
 
 
 def test_the_margin_of_a_scalar_output_has_the_alignment_of_its_centroid_times_the_label():

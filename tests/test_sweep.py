@@ -53,6 +53,30 @@ def test_lists_and_ranges_are_combined_and_cells_listed():
     ]  # fmt: skip
 
 
+def test_typed_values_choose_the_cells_that_list_them():
+    grid = {"cells": [{}, {"jr": [1, 2], "full_dimension": True}, {"jr": 3}]}
+    of = {
+        words: names(grid, options_in(words.split())) for words in ("--jr 1.0", "--jr 3", "--jr 4")
+    }
+    assert of == {
+        "--jr 1.0": ["jr=1.0,full_dimension"],
+        "--jr 3": ["jr=3.0"],
+        "--jr 4": [
+            "jr=4.0",
+            "jr=4.0,full_dimension",
+            "jr=4.0",
+        ],  # none lists it, so all are replaced
+    }
+    with pytest.raises(UserError, match="has no option --colour"):
+        names(grid, {"colour": ["red"]})
+
+
+def test_a_run_that_two_cells_hold_is_made_once():
+    grid = {"script": "xor_grokking.py", "cells": [{"jr": 1}, {"jr": 2, "seed": [0, 1]}]}
+    jobs = sweep.jobs_in([grid, {"script": "xor_grokking.py", "seed": 1}], {"jr": ["3"]})
+    assert [job.folder.name for job in jobs] == ["jr=3.0", "jr=3.0,seed=1"]
+
+
 def test_an_option_of_several_words_is_one_value_in_a_file_and_refused_when_typed():
     def samples(given, typed=None):
         jobs = jobs_of("linear_regions", linear_regions.Options, {"samples": given}, typed)
@@ -277,17 +301,16 @@ def test_a_process_for_each_gpu(monkeypatch, visible, per_device, workers, expec
         (["sweep.py"], "sweep.py makes no runs"),
         (["nowhere.yaml"], "a grid is a script or a YAML file; nowhere.yaml: No such file"),
         (["numbers.yaml"], "numbers.yaml should hold options with the name of a `script`"),
-        (["twice.yaml"], "the grid holds seed=1 of xor_grokking.py twice"),
+        (["twice.yaml"], "the grid holds default of xor_grokking.py twice"),
         (["xor_grokking.py", "more.py"], "takes one script or file, got more.py too"),
         (["xor_grokking.py", "--colour", "red"], "has no option --colour"),
         (["xor_grokking.py", "--seed", "1:1"], "--seed takes a range that is not empty"),
-        (["xor_grokking.py", "--seed", "1", "1"], "holds seed=1 of xor_grokking.py twice"),
         (["xor_grokking.py", "--seed", "0:10001"], "this would make 10,001 runs, more than 10,000"),
         (["xor_grokking.py", "--seed", "0:200000", "--width", "1:200000"], "39,999,800,000 runs"),
-        (
-            ["delayed_robustness.py", "--attack", "none", "--attack_points", "5"],
-            "goes with --attack",
-        ),
+        (["delayed_robustness.py", "--attack", "none", "--attack_points", "5"], "with --attack"),
+        (["modular_addition.py", "--trainable_unembedding"], "goes with --fixed_embedding"),
+        (["spectral_shift.py", "--permuted_torus"], "goes with --laplacian_penalty"),
+        (["accelerating_grokking.py", "--jr_fraction", "0.5"], "goes with --jr"),
         (["xor_grokking.py", "--device", "cuda:9"], "--device takes one of"),
         (["xor_grokking.py", "--workers", "0"], "--workers takes a whole number of at least 1"),
         (["xor_grokking.py", "--per_device", "x"], "--per_device takes a whole number"),
@@ -301,8 +324,8 @@ def test_a_process_for_each_gpu(monkeypatch, visible, per_device, workers, expec
 )
 def test_bad_calls_are_one_line(words, says, capsys):
     Path("numbers.yaml").write_text("[1, 2]")
-    grid = {"script": "xor_grokking.py", "seed": [0, 1]}
-    Path("twice.yaml").write_text(yaml.safe_dump([grid, {**grid, "seed": "1:3"}]))
+    grid = {"script": "xor_grokking.py", "format": ["png", "pdf"]}
+    Path("twice.yaml").write_text(yaml.safe_dump(grid))
     assert sweep.main(words) == 2
     complaint = capsys.readouterr().err
     assert says in complaint

@@ -1,4 +1,4 @@
 """What every script stands on: options, run folders, the training loop, plots, seeds, exit codes.
 
-Knows nothing of grokking: no data, network or measure. The other rooms may use this one.
+Holds no data, network or measure. The other rooms may use this one.
 """

@@ -114,7 +114,8 @@ def jobs_of(
         grid: option -> value, list of values, or range "0:10" (from 0 to 9); and under `cells` a
             list of further options, each of which is combined with all of these. An option of
             several words takes a list of them as one value, and a list of such lists as several.
-        typed: options of a command line, which replace those of the grid and of its cells.
+        typed: options of a command line, which choose the cells that list their values, if there
+            are any, and replace what else the grid and its cells say of them.
 
     Raises:
         UserError: for an option that the script does not know, or that does not go with the
@@ -140,13 +141,13 @@ def size_of(
     return sum(math.prod(map(len, lists.values())) for lists in cells)
 
 
-def refuse_twice(jobs: Iterable[Job]) -> None:
-    """Raises UserError if two jobs are the same run."""
-    seen = set()
+def each_once(jobs: Iterable[Job]) -> list[Job]:
+    """The jobs without repetitions; raises UserError if two that differ share a folder."""
+    found: dict[Path, Job] = {}
     for job in jobs:
-        if job.folder in seen:
+        if found.setdefault(job.folder, job) != job:
             raise UserError(f"the grid holds {job.folder.name} of {job.script}.py twice")
-        seen.add(job.folder)
+    return list(found.values())
 
 
 def _lists(
@@ -156,8 +157,16 @@ def _lists(
     cells = grid.get("cells", [{}])
     if not isinstance(cells, list) or not cells or not all(isinstance(c, dict) for c in cells):
         raise UserError(f"cells takes a list of options for {script}.py, got {cells}")
+
+    def taken(name: str, value: Any) -> set[Any]:
+        return {takes[name](name, each) for each in _values(name, takes[name], value)}
+
+    def chosen(cell: dict[str, Any]) -> bool:
+        named = [name for name in typed if name in cell and name in takes]
+        return bool(named) and all(taken(n, typed[n]) <= taken(n, cell[n]) for n in named)
+
     found = []
-    for cell in cells:
+    for cell in list(filter(chosen, cells)) or cells:
         given = {k: v for k, v in {**grid, **cell, **typed}.items() if k != "cells"}
         for name in given:
             if name not in takes:

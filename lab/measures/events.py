@@ -12,9 +12,8 @@ MEMORISED, GROKKED = 0.99, 0.95  # training and test accuracy above which we say
 
 
 def grokking_events(metrics: dict[str, numpy.ndarray]) -> dict[str, Any]:
-    """First measured steps of memorising and of generalising, or None, and how it ended."""
+    """First measured steps of memorising and of generalising, or None."""
     return {
         "memorised_at": first_step(metrics, "train_accuracy", MEMORISED),
         "grokked_at": first_step(metrics, "test_accuracy", GROKKED),
-        "last_test_accuracy": float(metrics["test_accuracy"][-1]),
     }

@@ -167,8 +167,11 @@ class _Page:
         return text
 
     def claim(self, text: str, *runs: Any, caller: Callable[[], str]) -> str:
-        """A row with a verdict; where runs are given, and none of them is there, without."""
-        verdict = NOT_RUN if runs and not any(runs) else " ".join(caller().split())
+        """A row with a verdict; without one where none of `runs`, or of a number's, are there."""
+        verdict = " ".join(caller().split())
+        lacking = NOT_RUN in verdict or "n = 0" in verdict
+        if (runs and not any(runs)) or (lacking and not verdict.startswith("undecided")):
+            verdict = NOT_RUN
         self._pages.claims.setdefault(self._name, []).append((text, verdict))
         return f"| {text} | {verdict} |\n"  # Jinja has taken the line's own end
 

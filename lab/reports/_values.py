@@ -20,11 +20,13 @@ Number = float | None
 
 @dataclass(frozen=True)
 class Values:
-    """A number of each run, None for what never came; arithmetic is run by run."""
+    """A number of each run, None for what never came; arithmetic is seed by seed."""
 
     numbers: tuple[Number, ...]
     ends: tuple[float, ...] = ()
     """Of steps until an event: the last step of each run, up to which it was looked for."""
+    seeds: tuple[int, ...] = ()
+    """Of each run; by their places where nobody says."""
 
     @property
     def n(self) -> int:
@@ -105,9 +107,14 @@ class Values:
         return ", ".join(found) or NOT_RUN
 
     def _with(self, other: Values | float, operation: Callable[[float, float], float]) -> Values:
-        right = _each(other, self.n)
-        pairs = zip(self.numbers, right, strict=False)  # the seeds that both have come first
-        return Values(tuple(None if None in pair else operation(*pair) for pair in pairs))
+        left = self._by_seed()
+        right = other._by_seed() if isinstance(other, Values) else dict.fromkeys(left, other)
+        pairs = {seed: (x, right[seed]) for seed, x in left.items() if seed in right}
+        numbers = (None if None in pair else operation(*pair) for pair in pairs.values())
+        return Values(tuple(numbers), seeds=tuple(pairs))
+
+    def _by_seed(self) -> dict[int, Number]:
+        return dict(zip(self.seeds or range(self.n), self.numbers, strict=True))
 
 
 class Runs:
@@ -132,7 +139,7 @@ class Runs:
         """The first measured step with the column above a level, or above each run's own."""
         pairs = zip(self.runs, _each(above, self.n), strict=True)
         steps = [first_step(run.metrics, column, level) for run, level in pairs]
-        return Values(tuple(steps), tuple(run.metrics["step"][-1] for run in self.runs))
+        return self._values(steps, tuple(run.metrics["step"][-1] for run in self.runs))
 
     def first_of(self, column: str, least: Values | float) -> Values:
         """The first measured step with the column at a level or above."""
@@ -157,7 +164,7 @@ class Runs:
                 if there is None or not there.any()
                 else float(run.metrics[column][there.argmax()])
             )
-        return Values(tuple(found))
+        return self._values(found)
 
     def most(self, column: str, after: float = 0, until: float = numpy.inf) -> Values:
         """The largest measurement between two steps."""
@@ -198,7 +205,7 @@ class Runs:
 
     def result(self, name: str) -> Values:
         """A number under `results` of config.yaml."""
-        return Values(tuple(run.config["results"].get(name) for run in self.runs))
+        return self._values(run.config["results"].get(name) for run in self.runs)
 
     def nested(self, name: str) -> Values:
         """The numbers of a list under `results` of config.yaml, one of each seed within a run."""
@@ -218,7 +225,7 @@ class Runs:
 
     def minutes(self) -> Values:
         """Of updates, without measurements; on a CPU the main thread's own."""
-        return Values(tuple(run.config["provenance"]["training_seconds"] / 60 for run in self.runs))
+        return self._values(run.config["provenance"]["training_seconds"] / 60 for run in self.runs)
 
     def option(self, name: str) -> Any:
         """The value of an option, which all of them share."""
@@ -230,7 +237,10 @@ class Runs:
         return f"seed{'s' * (len(given) > 1)} {', '.join(given)}" if given else NOT_RUN
 
     def _of(self, measure: Callable[[dict[str, numpy.ndarray]], float]) -> Values:
-        return Values(tuple(float(measure(run.metrics)) for run in self.runs))
+        return self._values(float(measure(run.metrics)) for run in self.runs)
+
+    def _values(self, numbers: Iterable[Number], ends: tuple[float, ...] = ()) -> Values:
+        return Values(tuple(numbers), ends, tuple(run.config["seed"] for run in self.runs))
 
 
 def _each(given: Values | float, n: int) -> tuple[Number, ...]:

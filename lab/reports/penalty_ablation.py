@@ -54,7 +54,7 @@ def report(request: Request) -> None:
                 "seeds": str(len(of_seeds)),
                 "grokked at": ", ".join(str(e["grokked_at"] or "never") for e in events),
                 "largest test accuracy": ", ".join(f"{accuracy:.3f}" for accuracy in largest),
-                "at the end": ", ".join(f"{e['last_test_accuracy']:.3f}" for e in events),
+                "at the end": ", ".join(f"{m['test_accuracy'][-1]:.3f}" for m in of_seeds),
             }
         )
     print(markdown(rows))
