@@ -18,7 +18,6 @@ import numpy
 import torch
 from torch.nn.functional import one_hot
 
-from lab.bench import plots
 from lab.bench.cli import script
 from lab.bench.errors import UserError
 from lab.bench.loop import training
@@ -27,6 +26,7 @@ from lab.bench.runs import Run
 from lab.bench.seeds import generator
 from lab.bench.shared import Shared
 from lab.data.modular import modular_addition
+from lab.drawings.sizes import sizes_figure
 from lab.measures.costs import critical_sizes, tables
 from lab.methods.flow import ACTIVATIONS, RIDGE, ZeroLossFlow
 
@@ -124,33 +124,6 @@ def run_cells(run: Run, o: Options) -> None:
         row |= {"time": flow.time, "fall": fall, "euler_steps": count}
 
 
-def figure(run: Run, o: Options) -> None:
-    t = tables(run.metrics(), o.seeds, o.sizes)
-    found = critical_sizes(t)
-    pairs = t["pairs"][0]
-    blue, orange = plots.COLOURS[:2]
-    drawing, (left, right) = plots.panels(2, run.begun_by)
-    for name, prefix, colour in (("true labels", "", blue), ("random labels", "random_", orange)):
-        for panel, key in ((left, "squared_norm"), (right, "test_accuracy")):
-            table = t[prefix + key]
-            panel.fill_between(pairs, table.min(0), table.max(0), color=colour, alpha=0.25, lw=0)
-            panel.plot(pairs, table.mean(0), "o-", color=colour, ms=5, label=name)
-    critical = numpy.array(found["critical_pairs"])
-    critical = critical[numpy.isfinite(critical)]
-    if len(critical):
-        label = f"equal cost, {critical.mean():.0f} pairs"
-        label += f" ({critical.min():.0f} to {critical.max():.0f})" if len(critical) > 1 else ""
-        for panel in (left, right):
-            panel.axvspan(critical.min(), critical.max(), color="#000000", alpha=0.15, lw=0)
-            panel.axvline(critical.mean(), color="#000000", lw=1.2, ls="--", label=label)
-    left.set_ylabel("least squared norm at zero loss")
-    right.set(ylabel="test accuracy", ylim=(-0.03, 1.03))
-    for panel in (left, right):
-        panel.set_xlabel(f"training pairs of {o.p**2}")
-    left.legend(title=f"mean and range of {o.seeds} seeds", loc="lower right")
-    run.save_figure(drawing)
-
-
 @script
 def main(argv=None) -> None:
     o = parse(Options, __doc__, argv)
@@ -159,8 +132,10 @@ def main(argv=None) -> None:
     begin(o, o.most_pairs, o.seed, False, o.torch_device())
     run = Run("circuit_efficiency", o)
     run_cells(run, o)
-    run.store(critical_sizes(tables(run.metrics(), o.seeds, o.sizes)))
-    figure(run, o)
+    t = tables(run.metrics(), o.seeds, o.sizes)
+    found = critical_sizes(t)
+    run.store(found)
+    run.save_figure(sizes_figure(t, found["critical_pairs"], o.p**2, run.begun_by))
     print(run.folder)
 
 

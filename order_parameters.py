@@ -19,11 +19,10 @@ Verdict: results/order_parameters/README.md.
 import dataclasses
 from dataclasses import dataclass
 
+import numpy
 import torch
-from matplotlib.figure import Figure
 from torch.nn.functional import cross_entropy
 
-from lab.bench import plots
 from lab.bench.cli import script
 from lab.bench.files import read_metrics
 from lab.bench.loop import training
@@ -34,6 +33,7 @@ from lab.bench.seeds import generator
 from lab.bench.shared import Shared
 from lab.bench.snapshots import Snapshots
 from lab.data.modular import ModularTask, modular_addition
+from lab.drawings.orders import orders_figure
 from lab.measures import fourier, orders
 from lab.measures.events import grokking_events
 from lab.networks.modular_mlp import ModularMLP
@@ -122,36 +122,12 @@ def train(run: Run, o: Options, task: ModularTask) -> None:
     run.store(grokking_events(run.metrics()))
 
 
-def figure(run: Run, o: Options) -> Figure:
-    """The panels, with the control's curves if it is there, and the spectrum of the first layer."""
-    drawing, axes = plots.grid(len(PANELS) + 1, run.begun_by)
-    curves = {"-": run.metrics()}
+def control(run: Run, o: Options) -> dict[str, numpy.ndarray] | None:
+    """The measurements of the same run with random labels, if it is there."""
     same = dataclasses.replace(o, random_labels=True, stop_at=None, name=None)
-    control = run.folder.with_name(same.run_name())
-    if not o.random_labels and (control / "metrics.csv").exists():
-        curves["--"] = read_metrics(control)
-        drawing.suptitle("solid: true labels; dashed: random labels", fontsize=11)
-    *panels, last = axes
-    for panel, (label, names) in zip(panels, PANELS.items(), strict=True):
-        for style, m in curves.items():
-            for colour, name in zip(plots.COLOURS, names, strict=False):
-                shown = plots.in_words(name) if style == "-" else None
-                panel.plot(m["step"], m[name], color=colour, ls=style, label=shown)
-        panel.margins(y=0.25 if "rank" in label else 0.05)  # room for the legend
-        plots.mark(panel, run.results(), named=panel is panels[0])
-        panel.legend()
-        panel.set_ylabel(label)
-    kept = sorted((m["step"], m["kept"]) for m in run.saved_state("snapshots").values())
-    sigma = torch.stack([values for _, values in kept]).T.numpy()
-    plots.graded_lines(last, [step for step, _ in kept], dict(enumerate(sigma)))
-    for line in last.lines:
-        line.set_linewidth(0.6)
-    last.set_ylabel("singular values of the first layer")
-    last.set_title("light: smallest", fontsize=10)
-    plots.mark(last, run.results(), named=False)
-    for panel in axes:
-        plots.step_axis(panel, curves["-"]["step"][-1])
-    return drawing
+    folder = run.folder.with_name(same.run_name())
+    there = not o.random_labels and (folder / "metrics.csv").exists()
+    return read_metrics(folder) if there else None
 
 
 @script
@@ -160,7 +136,8 @@ def main(argv=None) -> None:
     task = modular_addition(o.p, o.train_fraction, o.seed, o.random_labels)
     run = Run("order_parameters", o)
     train(run, o, task)
-    run.save_figure(figure(run, o))
+    parts = (run.metrics(), control(run, o), run.saved_state("snapshots"), run.results())
+    run.save_figure(orders_figure(PANELS, *parts, run.begun_by))
     print(run.folder)
 
 
