@@ -128,8 +128,9 @@ def train(run: Run, o: Options, data: images.Images) -> None:
 
 
 def feature_learning(steps: numpy.ndarray, kernel: numpy.ndarray) -> tuple[float, float]:
-    """From the first 5 % of the kernel's way, all ups and downs added up, to the last 5 %."""
-    way = abs(numpy.diff(kernel)).cumsum() / max(abs(numpy.diff(kernel)).sum(), 1e-300)
+    """From the first 5 % of a changing kernel's way, ups and downs added up, to the last 5 %."""
+    way = abs(numpy.diff(kernel)).cumsum()
+    way /= way[-1]
     return steps[1:][way >= 0.05][0], steps[1:][way >= 0.95][0]
 
 
@@ -137,7 +138,7 @@ def figure(m: dict[str, numpy.ndarray], typed: str) -> Figure:
     """The panels, the regime shaded, the norm in the colour of the alignment's markers as well."""
     drawing = plots.metric_panels({"": m}, PANELS, typed)
     kernel, product, alignment, _ = drawing.axes
-    if len(m["step"]) > 2:
+    if len(m["step"]) > 2 and numpy.ptp(m["ntk_mean"]) > 0:
         regime = feature_learning(m["step"], m["ntk_mean"])
         for panel in (kernel, product):
             label = "5 to 95 % of the kernel's change"

@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> None:
         "--out_dir", help="folder of the runs (default: results for the pages, runs for a report)"
     )
     parser.add_argument("--data_dir", default="data", help="folder of the images (default: data)")
-    parser.add_argument("--name", help="of the picture's file, for compare, figure_1, 11 and 6")
+    parser.add_argument("--name", help="of a picture that runs are named for")
     parser.add_argument("--check", action="store_true", help="compare the pages, write nothing")
     parser.error = lambda message: parser.exit(2, f"report.py: error: {message}\n")  # type: ignore[method-assign]
     o = parser.parse_intermixed_args(argv)

@@ -18,13 +18,14 @@ B points one by one. Common to everything in this file:
   stays connected to it where the result is differentiable;
 - `batch_size` points are differentiated at once, all of them when None;
 - it works under `torch.no_grad()` and `torch.inference_mode()`, on the device of `x`;
-- it raises `ValueError` when `x` is not floating point or holds no points, when the output is not
-  one tensor (B, C) or (B,) or does not depend on `x`, and when the points are coupled, since then
+- it raises `ValueError` when `x` is no floating-point tensor or is empty, when the output
+  is not one tensor (B, C) or (B,) or does not depend on `x`, and when points are coupled: then
   no row of the output belongs to one point alone. Batch normalisation in training mode is known by
   its type. Other coupling is found in the first call with several points: one more backward pass,
   from half of them, must not reach the others. That call refuses compiled models, which have no
   double backward, as well; `check=False` leaves both out;
-- it warns when dropout makes a metric random. In a regularised step outputs and norm share a mask.
+- it warns when dropout makes a metric random, unless a lambda hides the module. In a regularised
+  step outputs and norm share a mask.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -263,10 +265,12 @@ class PC1(_Differentiation):
 
 
 def _chunks(x: Tensor, batch_size: int | None) -> Iterator[Tensor]:
-    if not x.is_floating_point():
-        raise ValueError(f"x must be floating point to be differentiated, got {x.dtype}")
-    if x.ndim == 0 or len(x) == 0:
-        raise ValueError(f"x must be (B, *input) with at least one point, got {tuple(x.shape)}")
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise ValueError(f"x must be a floating-point tensor to be differentiated, got {kind}")
+    if x.ndim < 2 or x.numel() == 0:
+        form = "(B, *input), not empty, and (B, 1) where points are numbers"
+        raise ValueError(f"x must be {form}, got {tuple(x.shape)}")
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size must be at least 1 or None, got {batch_size}")
     x = x.detach() if x.is_leaf else x  # parts of a leaf are none themselves
@@ -287,11 +291,12 @@ def _precision(values: Tensor) -> torch.dtype:
 
 def _forward(model: Model, x: Tensor, check: bool, graph: bool = False) -> tuple[Tensor, Tensor]:
     """The tensor to differentiate by, and the model's outputs as a function of it."""
-    for module in model.modules() if isinstance(model, torch.nn.Module) else ():
+    owner = model.func if isinstance(model, partial) else model
+    owner = getattr(owner, "__self__", owner)  # of a method, which need not use all of it
+    for module in owner.modules() if isinstance(owner, torch.nn.Module) else ():
         kind = type(module).__name__
-        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and (
-            module.training or module.running_mean is None
-        ):
+        normalises = owner is model and isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
+        if normalises and (module.training or module.running_mean is None):
             raise ValueError(
                 f"{kind} normalises with the statistics of the batch, which couples its points; "
                 "call model.eval() first, or use another normalisation"

@@ -18,7 +18,6 @@ matrix rate; the reference takes 15 and 9 times as long. An update of Figure 7 4
 9.4 ms, at 52 and 51 %. In float64, Table 1's precision, an epoch 53 and 100 ms, at 64 and 63 %.
 """
 
-import argparse
 import sys
 import tempfile
 import time
@@ -33,7 +32,7 @@ from torchvision import transforms
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import accelerating_grokking as script
-from benchmarks.timing import in_turns, settle, table
+from benchmarks.timing import command_line, in_turns, settle, table
 from lab.bench.draws import Batches
 from lab.bench.runs import Run
 from lab.bench.seeds import generator
@@ -179,7 +178,7 @@ def rows_of_table_1(pixels, y, dtype):
 
 def main(argv=None):
     """Prints milliseconds an epoch and an update, ratios, and shares of the matrix rate."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = command_line(__doc__)
     parser.add_argument("--dtype", default="float32", choices=("float64", "float32"))
     o = parser.parse_args(argv)
     dtype, threads = getattr(torch, o.dtype), torch.get_num_threads()

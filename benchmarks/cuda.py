@@ -11,7 +11,6 @@ itself. Images are random, but those of the fourth stage, which are read from --
 not run on a CUDA device yet.
 """
 
-import argparse
 import contextlib
 import importlib
 import io
@@ -31,6 +30,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.timing import command_line
 from lab.bench import loop
 from lab.bench.files import read_metrics
 from lab.bench.seeds import generator
@@ -242,7 +242,7 @@ STAGES = {1: agree, 2: repeat, 3: speed, 4: long_runs}
 
 
 def main(argv=None, **sizes):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = command_line(__doc__)
     parser.add_argument("--stage", type=int, required=True, choices=STAGES, help="1, 2, 3 or 4")
     parser.add_argument("--device", default="cuda", help="cuda, cuda:1, or cpu for a dry run")
     parser.add_argument("--out_dir", default="results/cuda", help="of the tables")

@@ -20,7 +20,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.timing import in_turns, settle
+from benchmarks.timing import command_line, in_turns, settle
 from lab.bench.seeds import generator
 from lab.measures.kernels import kernel_row, relu_kernel_row
 from lab.networks.mlp import relu_mlp
@@ -64,8 +64,9 @@ def compare(name, plain, fast):
     )
 
 
-def main():
+def main(argv=None):
     """Prints milliseconds both ways, their ratio, our share and the largest difference."""
+    command_line(__doc__).parse_args(argv)
     settle()
     draws = generator(0)
     print(f"torch {torch.__version__}, 1 thread")

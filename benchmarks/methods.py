@@ -17,7 +17,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.timing import in_turns, settle
+from benchmarks.timing import command_line, in_turns, settle
+from lab.bench.cli import script
 from lab.bench.errors import UserError
 from lab.methods.interface import methods
 from lab.methods.tasks import TASKS
@@ -59,10 +60,15 @@ def costs(name):
     return in_turns({m: partial(training, UPDATES) for m, training in trainings.items()}, TURNS)
 
 
-def main():
+@script
+def main(argv=None):
     """Prints milliseconds and ratios to AdamW, and writes the milliseconds."""
+    parser = command_line(__doc__)
+    parser.add_argument(
+        "folder", nargs="?", type=Path, default="runs/accelerate", help="of the csv"
+    )
+    path = parser.parse_args(argv).folder / "costs.csv"
     settle()
-    path = Path(*(sys.argv[1:] or ["runs/accelerate"])) / "costs.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
@@ -83,4 +89,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -12,7 +12,6 @@ Result, one CPU thread: 299, 136 and 64 ms, a ratio of 0.21, at 64, 59 and 74 % 
 with the regulariser 908, 301 and 178 ms, a ratio of 0.20, at 60, 55 and 67 %.
 """
 
-import argparse
 import sys
 from functools import partial
 from pathlib import Path
@@ -21,7 +20,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.timing import clock_of, in_turns, settle, table
+from benchmarks.timing import clock_of, command_line, in_turns, settle, table
+from lab.bench.cli import script
 from lab.bench.seeds import generator
 from lab.data.modular import modular_addition
 from lab.fast.modular_tables import ModularRegulariser, ModularTransformer
@@ -31,8 +31,9 @@ from utils import JacobianRegulariser
 TARGETS = {"plain": 0.4, "regularised": 0.35}  # from tables over naive
 
 
+@script
 def main(argv=None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = command_line(__doc__)
     parser.add_argument("--p", type=int, default=113, help="modulus, a prime (default: 113)")
     parser.add_argument(
         "--rounds", type=int, default=15, help="turns that each step has (default: 15)"
@@ -96,4 +97,4 @@ def main(argv=None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -11,7 +11,6 @@ Result, one CPU thread: a step 20 ms, at 73 % of the matrix rate; all order para
 them 18 the centred alignments of all 9,409 pairs, at 74 %. The plain kernel takes 8.6 for 2,000.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -19,7 +18,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.timing import in_turns, settle, table
+from benchmarks.timing import command_line, in_turns, settle, table
+from lab.bench.cli import script
 from lab.bench.seeds import generator
 from lab.data.modular import modular_addition
 from lab.measures import orders
@@ -43,9 +43,10 @@ def plain_trace_alignment(network, pairs, labels):
     return orders.alignment(kernel, target)
 
 
+@script
 def main(argv=None) -> None:
     """Prints milliseconds and training steps of each order parameter, and their sum."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = command_line(__doc__)
     parser.add_argument("--p", type=int, default=97, help="modulus, a prime (default: 97)")
     parser.add_argument("--width", type=int, default=512, help="hidden units (default: 512)")
     parser.add_argument("--rounds", type=int, default=5, help="turns (default: 5)")
@@ -96,4 +97,4 @@ def main(argv=None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

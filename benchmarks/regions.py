@@ -13,7 +13,6 @@ regions; a grid of 500 × 500 points finds 91.9 % of them at 2.0 times that, one
 95.7 % at 7.6 times and one of 2000 × 2000 97.8 % at 29 times.
 """
 
-import argparse
 import sys
 import time
 from functools import partial
@@ -24,7 +23,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.timing import in_turns, settle
+from benchmarks.timing import command_line, in_turns, settle
+from lab.bench.cli import script
 from lab.bench.seeds import generator
 from lab.data import images
 from lab.networks.mlp import relu_mlp
@@ -54,8 +54,9 @@ def patterns_on_a_grid(network: torch.nn.Sequential, where: Plane, half_width: f
     return len(torch.cat(found).unique())
 
 
+@script
 def main(argv=None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = command_line(__doc__)
     parser.add_argument("--data_dir", default="data", help="folder of MNIST (default: data)")
     parser.add_argument(
         "--grids", type=int, nargs="+", default=[250, 500, 1000, 2000], help="points to a side"
@@ -89,4 +90,4 @@ def main(argv=None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

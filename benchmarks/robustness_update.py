@@ -23,7 +23,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.timing import in_turns, settle, table
+from benchmarks.timing import command_line, in_turns, settle, table
 from delayed_robustness import CLIP
 from lab.bench.seeds import generator
 from lab.fast.convolutions import ConvReLU, convolutional_network
@@ -62,8 +62,9 @@ def updating(network, optimiser, x, targets, jr):
     return update
 
 
-def main():
+def main(argv=None):
     """Prints milliseconds an update, and the ratios."""
+    command_line(__doc__).parse_args(argv)
     settle()
     for filters, batch in SIZES:
         measure(filters, batch)

@@ -12,7 +12,6 @@ rate, so that the penalty costs 1.39 times a step with the same forward pass, an
 the training pairs only.
 """
 
-import argparse
 import sys
 from functools import partial
 from pathlib import Path
@@ -21,7 +20,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.timing import clock_of, in_turns, settle, table
+from benchmarks.timing import clock_of, command_line, in_turns, settle, table
+from lab.bench.cli import script
 from lab.bench.seeds import generator
 from lab.data.modular import modular_addition
 from lab.measures import spectra
@@ -30,8 +30,9 @@ from lab.networks.modular_mlp import ModularMLP
 TARGET = 1.6  # penalised step over a step with the same forward pass
 
 
+@script
 def main(argv=None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = command_line(__doc__)
     parser.add_argument("--p", type=int, default=43, help="modulus, a prime (default: 43)")
     parser.add_argument("--width", type=int, default=256, help="hidden units (default: 256)")
     parser.add_argument(
@@ -75,4 +76,4 @@ def main(argv=None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -8,6 +8,7 @@ products. Products are counted as torch's `flop_counter` counts them, in torch o
 
 from __future__ import annotations
 
+import argparse
 import math
 import time
 from collections.abc import Callable, Hashable
@@ -59,6 +60,13 @@ class Products(TorchDispatchMode):
             for size in ((m, k), (k, n), (m, n))
         )
         return lambda: torch.mm(a, b, out=result)
+
+
+def command_line(docstring: str) -> argparse.ArgumentParser:
+    """A command line that tells what a benchmark does, and refuses what it does not take."""
+    return argparse.ArgumentParser(
+        description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
 
 
 def settle() -> None:

@@ -18,7 +18,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import xor_grokking
-from benchmarks.timing import in_turns, settle, table
+from benchmarks.timing import command_line, in_turns, settle, table
 from lab.fast.span import plain, span
 from utils import JacobianRegulariser
 
@@ -52,8 +52,9 @@ def span_update(network, regulariser, parameters, x, y, optimiser, jr):
     return loss
 
 
-def main():
+def main(argv=None):
     """Prints milliseconds an update both ways, and their ratio."""
+    command_line(__doc__).parse_args(argv)
     settle()
     o = xor_grokking.Options()
     x, y, x_test, _ = xor_grokking.xor_clusters(o)

@@ -8,14 +8,17 @@ are; a second call changes nothing.
 
 from __future__ import annotations
 
+import argparse
 import importlib
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 
+from lab.bench import cli
+from lab.bench.errors import UserError
+from lab.bench.files import read_config
 from lab.bench.options import WRITTEN_BY_RUNS
 
 # script -> option that came later -> what the code did before.
@@ -78,11 +81,11 @@ def migrate(folder: Path) -> list[str]:
     """Brings one run up to date; returns what was done, a line each.
 
     Raises:
-        FileExistsError: if the folder's new name is taken.
+        UserError: if config.yaml is damaged, or the folder's new name is taken.
     """
     done = []
     if folder.parent.name == "delayed_tasks":
-        script = TASKS[yaml.safe_load((folder / "config.yaml").read_text())["task"]]
+        script = TASKS[read_config(folder)["task"]]
         target = folder.parent.with_name(script) / folder.name
         target.parent.mkdir(exist_ok=True)
         done.append(f"{folder}: moved to {target}")
@@ -102,7 +105,7 @@ def migrate(folder: Path) -> list[str]:
                 content["rows"] = _with_names(content["rows"], names)
                 torch.save(content, checkpoint)
 
-    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config = read_config(folder)
     options = _options(script)
     if options is None or config.get("scaling"):  # fifty networks in one run, as Figure 10 once was
         return done
@@ -123,7 +126,7 @@ def migrate(folder: Path) -> list[str]:
         if name != folder.name:
             target = folder.with_name(name)
             if target.exists():
-                raise FileExistsError(f"{folder} should be called {name}, which is there already")
+                raise UserError(f"{folder} should be called {name}, which is there already")
             folder.rename(target)
             done.append(f"{folder}: renamed to {name}")
     return done
@@ -148,13 +151,21 @@ def _options(script: str) -> Any:
         return None
 
 
-def main(roots: list[str]) -> None:
+@cli.script
+def main(argv: list[str] | None = None) -> None:
     """Every run in `<root>/<script>/`."""
-    for root in roots:
-        for config in sorted(Path(root).glob("*/*/config.yaml")):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("roots", nargs="+", type=Path, help="folders of <script>/<run>")
+    for root in parser.parse_args(argv).roots:
+        configs = sorted(root.glob("*/*/config.yaml"))
+        if not configs:
+            raise UserError(f"a folder of runs has <script>/<run>/config.yaml; {root} has none")
+        for config in configs:
             for line in migrate(config.parent):
                 print(line)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    raise SystemExit(main())

@@ -403,6 +403,10 @@ def test_a_finished_run_without_its_checkpoint_keeps_its_measurements(parsed):
     with pytest.raises(UserError, match="without its checkpoint"):
         recorded.saved_state("network")
     assert (folder / "metrics.csv").read_bytes() == before
+    for edited in (b"", b"loss\n1.0\n"):
+        (folder / "metrics.csv").write_bytes(edited)
+        with pytest.raises(UserError, match=r"metrics\.csv is not a table of numbers"):
+            Run("toy", parsed())
 
 
 def test_early_stop_ends_the_run_with_that_row(parsed):
@@ -492,8 +496,9 @@ def test_damaged_files_are_named(parsed, damaged, content):
     toy(Run("toy", parsed()))
     folder = Run("toy", parsed()).folder
     (folder / damaged).write_bytes(content)
-    with pytest.raises(UserError, match=rf"{damaged} is damaged.*--overwrite"):
+    with pytest.raises(UserError, match=rf"{damaged} is damaged.*--overwrite") as error:
         Run("toy", parsed())
+    assert str(error.value).isprintable()  # without torch's advice, which is in colours
     toy(Run("toy", parsed("--overwrite")))
 
 
@@ -528,7 +533,7 @@ def test_a_checkpoint_that_is_another_runs_is_refused_in_one_line(parsed, change
     with pytest.raises(UserError, match=says) as error:
         toy(Run("toy", parsed()))
     assert "runs/toy/default/checkpoint.pt" in str(error.value)
-    assert "give --overwrite to start afresh" in str(error.value)
+    assert "with --overwrite the run's own command starts it afresh" in str(error.value)
     assert "\n" not in str(error.value)
     assert path.read_bytes() == before
     toy(Run("toy", parsed("--overwrite")))
@@ -648,13 +653,15 @@ def test_a_run_that_goes_on_elsewhere_says_so_and_keeps_both(parsed, capsys, mon
     Run("toy", parsed(*words))
     assert "warning" not in capsys.readouterr().err  # all is as it was
 
-    now = {**began, "packages": {**began["packages"], "torch": "9.9"}}
+    assert began["packages"]["scipy"] != "absent"  # draws the leaderboard's trials
+    now = {**began, "packages": {**began["packages"], "torch": "9.9", "matplotlib": "9.9"}}
     now["device"] = now["device"].replace("1 threads", "7 threads")
     monkeypatch.setattr(runs, "provenance", lambda device: now)
     run = Run("toy", parsed(*words))
     (said,) = capsys.readouterr().err.splitlines()
     assert said.startswith("runs/toy/default: warning: ")
     assert f"torch {began['packages']['torch']} there, 9.9 here" in said
+    assert "matplotlib" not in said  # which changes no number
     assert f"device {began['device']} there, {now['device']} here" in said
     with pytest.raises(RuntimeError, match="killed"):
         toy(run, die_at=6)

@@ -1,6 +1,7 @@
 """CIFAR-10: what is read from its one file, and what is said of a bad one."""
 
 import errno
+import io
 import os
 from pathlib import Path
 
@@ -117,7 +118,14 @@ def test_a_failed_download_names_the_ways_out(monkeypatch, tmp_path):
         cifar.load(options())
 
 
-@pytest.mark.parametrize("content", [b"", b"<html>not found</html>", None])
+def one_array():
+    """A file as numpy.save writes it."""
+    file = io.BytesIO()
+    numpy.save(file, numpy.zeros(3))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>not found</html>", one_array(), None])
 def test_a_damaged_file_is_named(path, content):
     path.write_bytes(path.read_bytes()[:-700] if content is None else content)
     with pytest.raises(UserError, match=r"cifar10-12\.npz is damaged; remove it"):

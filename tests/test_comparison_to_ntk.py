@@ -237,6 +237,11 @@ def test_feature_learning_interval():
     assert comparison_to_ntk.feature_learning(steps, kernel) == (41, 59)
 
 
+def test_a_kernel_that_never_changes_is_drawn_without_a_regime():
+    assert main(*TINY, "--steps", 5, "--lr", 1e-300, "--name", "still") == 0
+    assert (Path("runs/comparison_to_ntk/still") / "figure.png").exists()
+
+
 def test_bad_input(capsys):
     for words, says in (
         (["figure_10"], "no finished run with these options in runs/comparison_to_ntk"),

@@ -1,5 +1,6 @@
 """How long a sweep will take, by the runs that have finished."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -54,11 +55,30 @@ def test_the_runs_most_alike_are_taken_and_only_of_the_same_device():
     assert estimate(job(), "cuda").seconds == 600
 
 
+def test_a_damaged_run_says_nothing_of_the_time():
+    finished(1000, 40, seed=1)
+    texts = {"empty": "", "list": "- 1\n", "steps": None, "none": None, "date": None, "table": None}
+    for name, text in texts.items():
+        folder = Path("runs/xor_grokking") / name
+        shutil.copytree("runs/xor_grokking/seed=1", folder)
+        config = (folder / "config.yaml").read_text()
+        config = config.replace("steps: 1000", "steps: many") if name == "steps" else config
+        config = config.replace("steps: 1000", "stops: 1000") if name == "none" else config
+        config = config.replace("2026-01-01", "once") if name == "date" else config
+        (folder / "config.yaml").write_text(config if text is None else text)
+        if name == "table":
+            (folder / "metrics.csv").write_text("loss\n1.0\n")
+    found = estimate(job(seed=7))
+    assert found.seconds == 40 and [run.folder.name for run in found.like] == ["seed=1"]
+
+
 def test_updates_that_are_saved_or_not_needed_do_not_count():
     finished(500, 50, seed=1)  # of 1,000: it stopped half-way, as with --stop_at
     assert estimate(job()).seconds == 50
     folder = job().folder
     folder.mkdir()
+    torch.save({"step": "many"}, folder / "checkpoint.pt")
+    assert estimate(job()).seconds == 50
     torch.save({"step": 200}, folder / "checkpoint.pt")
     assert estimate(job()).seconds == pytest.approx(30)
     assert estimate(job(steps=4000, jr=1.0)).seconds == 200

@@ -96,8 +96,8 @@ def test_a_failed_download_names_the_ways_out(options, monkeypatch, tmp_path):
             images.load(replace(options, data_dir=folder))
         assert str(error.value) == (
             "mnist could not be downloaded ([Errno -3] Temporary failure in name resolution); "
-            f"--data_dir, {folder} here, takes a folder that holds it already, and --dataset "
-            "digits needs no download"
+            f"--data_dir, {folder} here, takes a folder that holds it already, and "
+            "scikit-learn's digits need no download"  # not by which option: that is the script's
         )
         assert not Path(folder).exists() and not Path("new").exists()
 

@@ -2,6 +2,7 @@
 
 import math
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import yaml
 
 import modular_addition
 import report
+import xor_grokking
 from helpers import interrupt, run
 from lab.bench import plots
 from lab.bench.errors import UserError
@@ -401,11 +403,20 @@ def test_frequency_norms_draws_a_panel_a_run(tmp_path, capsys):
     assert report.main(["frequency_norms", "run", "other"]) == 0
     picture = tmp_path / capsys.readouterr().out.strip()
     assert picture.read_bytes().startswith(b"\x89PNG")
+    assert report.main(["frequency_norms", "run", "--name", "mine"]) == 0
+    assert Path(capsys.readouterr().out.strip()) == Path("runs/modular_addition/mine.png")
     (picture.parent / "run/checkpoint.pt").write_bytes(b"")
+    content = torch.load(picture.parent / "other/checkpoint.pt")
+    torch.save(content | {"finished": False}, picture.parent / "other/checkpoint.pt")
+    tiny = ("--p", "60", "--n", "8", "--width", "6", "--steps", "0", "--device", "cpu")
+    assert xor_grokking.main([*tiny, "--name", "theirs"]) == 0
+    capsys.readouterr()
     for words, says in (
         ([], "frequency_norms takes runs of modular_addition"),
         (["run"], "run/checkpoint.pt is damaged"),
         (["nowhere"], "'nowhere' holds none"),
+        (["other"], "other is not finished"),
+        (["runs/xor_grokking/theirs"], "takes finished runs of modular_addition; runs/xor"),
     ):
         assert report.main(["frequency_norms", *words]) == 2
         err = capsys.readouterr().err

@@ -10,6 +10,7 @@ import pytest
 
 import report
 from helpers import ROOT, run
+from lab.bench.errors import UserError
 from lab.bench.options import option
 from lab.bench.shared import Shared
 from lab.bench.statistics import Finished, arrival, finished_runs
@@ -116,6 +117,13 @@ def test_runs_with_other_options_are_other_runs():
     plain, other = (Finished(ROOT, each, {}) for each in (config, {**config, "scaling": True}))
     assert finished_runs([plain, other], Options, ()) == {(): {0: plain}}
     assert finished_runs([plain], Options, (), samples=(0, 2)) == {}
+
+
+def test_a_run_stopped_before_its_results_is_named():
+    (run,) = runs_of([0.0, 0.5, 1.0]).runs
+    del run.config["results"]
+    with pytest.raises(UserError, match="was stopped at its end"):
+        Runs([run]).result("grokked_at")
 
 
 def test_a_claim_without_runs_has_no_verdict():

@@ -1,5 +1,6 @@
 """What is copied into the repository, and runs of older code brought up to date."""
 
+import pytest
 import torch
 import yaml
 
@@ -51,6 +52,25 @@ def test_what_is_no_finished_run_is_refused(capsys, tmp_path):
     assert "is not a finished run" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda text: "", "empty, cut or damaged after 0 rows"),
+        (lambda text: text[:-2], "cut or damaged after 7 rows"),  # digits of the last number
+        (lambda text: text[: text.rindex(",")] + "\n", "cut or damaged after 6 rows"),
+        (lambda text: "".join(text.splitlines(True)[:-1]), "has 6 of 7 rows; the run's own com"),
+    ],
+)
+def test_a_table_that_is_not_whole_is_refused(damage, says, capsys):
+    folder = one_run("--num_logs", "8")
+    path = folder / "metrics.csv"
+    path.write_text(damage(path.read_text()))
+    assert record.main([str(folder)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()[-1:]
+    assert line.startswith(f"record: error: {path} ") and says in line
+    assert not record.Path("results").exists()
+
+
 def test_an_old_run_is_brought_up_to_date_once(capsys):
     folder = one_run()
     path = folder / "config.yaml"
@@ -71,6 +91,19 @@ def test_an_old_run_is_brought_up_to_date_once(capsys):
     assert capsys.readouterr().out == ""
     assert inhibiting_generalisation.main([*TINY, "--clip", "0"]) == 0  # finished, not made again
     assert len(list(folder.parent.iterdir())) == 1
+
+
+def test_folders_that_cannot_be_brought_up_to_date_are_named(capsys, tmp_path):
+    assert migrate.main(["reslts"]) == 2
+    assert "reslts has none" in capsys.readouterr().err
+    folder = tmp_path / "xor_grokking" / "old"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text("jr: [")
+    assert migrate.main([str(tmp_path)]) == 2
+    assert "config.yaml is damaged" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        migrate.main(["--help"])
+    assert migrate.__doc__ in capsys.readouterr().out
 
 
 def test_old_columns_and_results_get_their_new_names(tmp_path):

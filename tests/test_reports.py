@@ -1,14 +1,18 @@
 """report.py: runs of a script in one figure, and what is said of a bad call."""
 
+import datetime
+import errno
 import importlib
 import io
 import re
 import time
+import warnings
 from pathlib import Path
 
 import numpy
 import pytest
 import torch
+import yaml
 
 import report
 from helpers import ROOT, run, start
@@ -16,6 +20,8 @@ from lab.bench import plots
 from lab.bench.errors import UserError
 from lab.bench.files import run_folder, short_names
 from lab.bench.statistics import interval
+from lab.reports._words import file_name
+from lab.reports.runs import status, times
 
 TINY = ("--p", 60, "--n", 8, "--width", 6, "--steps", 4)
 SCRIPTS = [
@@ -51,6 +57,43 @@ def test_a_dollar_in_a_folders_name_is_a_dollar():
     drawing.savefig(io.BytesIO())  # which read it as mathematics
     pictures = plots.image_rows({"$x_{$": [torch.zeros(1, 4, 4).expand(3, 4, 4)]}, {}, "'$x_{$5'")
     pictures.savefig(io.BytesIO())
+
+
+def legends(drawing):
+    """Texts of the first panel's legend, and of the figure's; both within their bounds."""
+    with warnings.catch_warnings(action="error"):  # as of panels that collapse
+        drawing.savefig(io.BytesIO())
+    found = [drawing.axes[0].get_legend(), *drawing.legends]
+    for legend in (legend for legend in found if legend):
+        box = legend.get_window_extent()
+        assert box.x0 >= 0 and box.y0 >= 0
+        assert box.x1 <= drawing.bbox.x1 and box.y1 <= drawing.bbox.y1
+    return [[t.get_text() for t in legend.get_texts()] if legend else [] for legend in found]
+
+
+@pytest.mark.parametrize("panels", [1, 3])
+def test_a_legend_names_every_run_and_never_covers_the_panels(panels):
+    m = {"step": numpy.arange(3.0), "loss": numpy.arange(3.0)}
+    contents = {f"loss {i}": ["loss"] for i in range(panels)}
+    named = legends(plots.metric_panels({"_mine": m, "a,b": m}, contents, "python x.py"))
+    assert [[text.strip() for text in texts] for texts in named] == [["_mine", "a, b"]]
+    options = "dataset=digits,points=60,width=12,batch_size=24,clip=0.0,steps=12000,jr="
+    many = {f"{options}{i}": m for i in range(12)}
+    drawing = plots.metric_panels(many, contents, f"python report.py compare {' '.join(many)}")
+    inside, above = legends(drawing)
+    assert inside == []
+    assert [" ".join(text.split()) for text in above] == [run.replace(",", ", ") for run in many]
+    panel, legend = (a.get_window_extent() for a in (drawing.axes[0], drawing.legends[0]))
+    assert panel.height > 1.5 * drawing.dpi and panel.y1 < legend.y0
+
+
+def test_a_line_beneath_fits_whatever_the_width():
+    drawing, _ = plots.panels(3, "")
+    drawing.set_size_inches(5, 3)
+    plots.say_beneath(drawing, f"python report.py figure_1 {200 * 'a'} {400 * 'b'}")
+    drawing.savefig(io.BytesIO())
+    box = drawing._supxlabel.get_window_extent()
+    assert box.x0 > 0 and box.x1 < drawing.bbox.x1 and drawing.get_figheight() > 3
 
 
 def test_compare_refuses_runs_of_another_script(two_runs, monkeypatch, capsys):
@@ -116,6 +159,87 @@ def test_runs_are_listed_with_status_and_events(two_runs):
     assert cells["xor_grokking/begun"][:2] == ["stopped", "4 of 4 (100%)"]
     finished = cells["xor_grokking/p=60,n=8,width=6,steps=4"]
     assert finished[0] == "finished"
+
+
+def test_long_names_of_pictures_differ(tmp_path):
+    long = "x" * 150
+    names = {file_name(f"{long}{i}") for i in range(3)}
+    names |= {file_name("“" * 100)}
+    assert len(names) == 4 and all(len(name.encode()) <= 120 for name in names)
+    assert file_name("short") == "short"
+
+
+def test_a_stopped_run_that_nobody_may_write_to_is_not_running(two_runs):
+    folder = two_runs / "runs/xor_grokking/p=60,n=8,width=6,steps=4"
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    del config["provenance"]["finished"]
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+
+    open_it = Path.open
+
+    def read_only(path, mode="r", **others):
+        if set(mode) & set("wa+"):
+            raise OSError(errno.EROFS, "Read-only file system")
+        return open_it(path, mode, **others)
+
+    def not_ours(path, mode="r", **others):
+        if path.name == ".lock":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return open_it(path, mode, **others)
+
+    for opened, says in ((read_only, "stopped"), (not_ours, "not finished")):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Path, "open", opened)
+            assert status(folder, config) == says
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EAGAIN, errno.ENOLCK])
+def test_a_lock_that_is_refused_is_anothers(tmp_path, monkeypatch, code):
+    fcntl = pytest.importorskip("fcntl")
+    (tmp_path / ".lock").touch()
+    (tmp_path / "config.yaml").write_text("provenance: {device: cpu, command: ''}")
+
+    def refuse(*given):
+        raise OSError(code, "refused")
+
+    monkeypatch.setattr(fcntl, "lockf", refuse)
+    says = "not finished" if code == errno.ENOLCK else "running"
+    assert status(tmp_path, {"steps": 3}) == says
+
+
+@pytest.mark.parametrize(
+    "edited",
+    [{}, {"started": "once"}, {"started": "2026-01-01"}, {"continued": [{"at_step": "x"}]},
+     {"continued": []}, {"continued": 3}],
+)  # fmt: skip
+def test_a_run_that_goes_whose_start_is_unknown_has_no_end(tmp_path, monkeypatch, edited):
+    monkeypatch.setattr("lab.reports.runs.status", lambda *_: "running")
+    (tmp_path / "metrics.csv").touch()
+    assert times(tmp_path, {"steps": 9, "provenance": edited}, 3)[1] == "unknown"
+    began = datetime.datetime.now(datetime.UTC).isoformat()
+    assert times(tmp_path, {"steps": 9, "provenance": {"started": began}}, 0)[1] == "unknown"
+    assert times(tmp_path, {"steps": 9, "provenance": {"started": began}}, 3)[1] != "unknown"
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "says"),
+    [
+        ("config.yaml", "steps: 4\n", "steps: many\n", "config.yaml is damaged"),
+        ("config.yaml", "training_seconds: ", "training_seconds: about ", "config.yaml is damaged"),
+        ("metrics.csv", "step,", "when,", "metrics.csv is not a table of numbers, `step` among"),
+        ("metrics.csv", "0,", "zero,", "metrics.csv is not a table of numbers"),
+        ("metrics.csv", "0,", "\0,", "metrics.csv is not a table of numbers"),
+        ("metrics.csv", "\n0,", "\ninf,", "metrics.csv is not a table of numbers"),
+    ],
+)
+def test_a_file_that_somebody_edited_is_named(two_runs, file, old, new, says):
+    folder = two_runs / "runs/xor_grokking/p=60,n=8,width=6,steps=4"
+    text = (folder / file).read_text()
+    assert old in text
+    (folder / file).write_text(text.replace(old, new))
+    ended = run("report.py", "runs", folder=two_runs)
+    assert ended.returncode == 2
+    assert says in ended.stderr and ended.stderr.count("\n") == 1
 
 
 def test_a_run_that_goes_tells_when_it_ends(two_runs):

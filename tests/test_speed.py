@@ -1,15 +1,16 @@
 """What makes updates fast changes no number, and is what it says."""
 
+import importlib
 import itertools
 import subprocess
 import sys
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
 
 from benchmarks.timing import Products, in_turns
+from helpers import ROOT
 from lab.bench import cli
 from lab.bench.seeds import generator
 from lab.networks.modular_mlp import ModularMLP
@@ -32,11 +33,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a setting of Linux's glibc")
 def test_freed_memory_is_not_fetched_anew():
-    root = Path(__file__).resolve().parent.parent
-
     def pages(which):
         command = [sys.executable, "-c", FAULTS, which]
-        return subprocess.run(command, cwd=root, capture_output=True, text=True)
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
     kept = pages("kept")
     if kept.returncode == 2:
@@ -114,3 +113,13 @@ def test_a_share_is_the_time_of_a_calls_products_over_its_own():
         1: (1, 1),
         3: (1, 3),
     }
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in ROOT.glob("benchmarks/[!t]*.py")))
+def test_a_benchmark_tells_what_it_does_and_refuses_what_it_does_not_take(name, capsys):
+    benchmark = importlib.import_module(f"benchmarks.{name}")
+    for word, code, said in (("--help", 0, benchmark.__doc__), ("--no_such", 2, "error: ")):
+        with pytest.raises(SystemExit) as ended:
+            benchmark.main([word])
+        assert ended.value.code == code
+        assert said in "".join(capsys.readouterr())

@@ -38,7 +38,7 @@ def naive(network, tokens):
         )
         logits = []
         for i in range(len(x)):
-            seen = x[: i + 1] if network.causal else x
+            seen = x[: i + 1]
             attended = torch.zeros_like(x[i])
             for head in range(network.heads):
                 rows = slice(head * d_head, (head + 1) * d_head)
@@ -58,26 +58,24 @@ def naive(network, tokens):
     return torch.stack(everything)
 
 
-@pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("length", [POSITIONS, 3])
 @pytest.mark.parametrize("last", [1, 2, 3])
-def test_the_last_positions_agree_with_all_positions_computed_naively(causal, length, last):
-    network, tokens = transformer(causal=causal), sequences(length=length)
+def test_the_last_positions_agree_with_all_positions_computed_naively(length, last):
+    network, tokens = transformer(), sequences(length=length)
     expected = naive(network, tokens)[:, -last:]
     for logits in (network(tokens, last), network.from_embeddings(network.embed(tokens), last)):
         assert logits.shape == (4, last, OUTPUTS)
         assert (logits - expected).abs().max() < 1e-12
 
 
-def test_a_causal_position_is_blind_to_later_ones_and_others_are_not():
+def test_a_position_is_blind_to_later_ones():
     tokens = sequences()
     changed = tokens.clone()
     changed[:, -1] = (changed[:, -1] + 1) % VOCABULARY
-    for causal in (True, False):
-        network = transformer(causal=causal)
-        difference = network(tokens, 2) - network(changed, 2)
-        assert (difference[:, 0].abs().max() == 0) == causal
-        assert difference[:, 1].abs().max() > 1e-3
+    network = transformer()
+    difference = network(tokens, 2) - network(changed, 2)
+    assert difference[:, 0].abs().max() == 0
+    assert difference[:, 1].abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("last", [1, 3])

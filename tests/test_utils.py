@@ -3,9 +3,12 @@
 import ast
 import copy
 import math
+import re
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
+from types import MethodType
 
 import pytest
 import torch
@@ -306,8 +309,13 @@ def test_errors_name_shapes_and_causes():
     for call in everything(nn.Linear(3, 2)):
         with pytest.raises(ValueError, match="int64"):
             call(torch.zeros(4, 3, dtype=torch.long))
-        with pytest.raises(ValueError, match=r"\(0, 3\)"):
-            call(torch.zeros(0, 3))
+        for empty in ((0, 3), (4, 0)):
+            with pytest.raises(ValueError, match=f"not empty.* got {re.escape(str(empty))}"):
+                call(torch.zeros(empty))
+        with pytest.raises(ValueError, match=r"\(B, 1\) where points are numbers, got \(3,\)"):
+            call(torch.zeros(3))
+        with pytest.raises(ValueError, match=r"be a floating-point tensor .* got list"):
+            call([[0.0, 1.0, 2.0]])
     with pytest.raises(ValueError, match="batch_size"):
         PC1(nn.Linear(3, 2), batch_size=0)(x)
     with pytest.raises(ValueError, match="num_projections"):
@@ -606,6 +614,19 @@ def test_dropout_in_training_mode_warns_once_where_something_is_measured(model, 
     model.eval()
     with torch.no_grad():
         assert warned(3) == []
+
+
+def test_dropout_behind_a_method_or_a_partial_warns_too():
+    model = nn.Sequential(nn.Linear(3, 2), nn.Dropout(0.5))
+    for hidden in (model.forward, partial(model), partial(model.forward)):
+        with pytest.warns(UserWarning, match="dropout"):
+            Centroids(hidden)(torch.randn(4, 3))
+
+
+def test_a_method_need_not_use_a_batch_normalisation():
+    model = nn.ModuleDict({"used": nn.Linear(3, 2), "unused": nn.BatchNorm1d(2)})
+    owner = MethodType(lambda self, x: self["used"](x), model)
+    assert jacobian(owner, torch.randn(4, 3)).shape == (4, 2, 3)
 
 
 def test_outputs_and_norm_share_the_mask_of_dropout():

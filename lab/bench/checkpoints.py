@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from lab.bench.errors import UserError, reason
+from lab.bench.files import AFRESH
 
 CONTENT = {"step": int, "seconds": float, "finished": bool, "rows": list, "state": dict}
-AFRESH = "give --overwrite to start afresh"
 
 
 def read_checkpoint(path: Path, steps: int) -> dict[str, Any]:
@@ -25,10 +26,21 @@ def read_checkpoint(path: Path, steps: int) -> dict[str, Any]:
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {reason(error)}") from None
     except Exception as error:  # whatever a damaged file may lead to
-        raise UserError(f"{path} is damaged ({reason(error)}); {AFRESH}") from None
+        said = reason(error).partition(". ")[0]  # torch adds advice, with colours
+        raise UserError(f"{path} is damaged ({said}); {AFRESH}") from None
     if wrong := _wrong(content, steps):
         raise UserError(f"{path} is no checkpoint of this run: {wrong}; {AFRESH}")
+    return content
+
+
+def finished_checkpoint(folder: Path) -> dict[str, Any]:
+    """What the checkpoint of a run that has ended holds; raises UserError if it is not there."""
+    content = read_checkpoint(folder / "checkpoint.pt", sys.maxsize)
+    if not content["finished"]:
+        raise UserError(f"{folder} is not finished; its own command continues it")
     return content
 
 

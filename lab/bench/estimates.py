@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import functools
 import heapq
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 from lab.bench.errors import UserError
-from lab.bench.files import is_finished, read_config, read_metrics
+from lab.bench.files import read_config, read_metrics
 from lab.bench.progress import duration
 from lab.bench.sweeps import ROOT, Job
 
@@ -44,23 +45,20 @@ class Estimate(NamedTuple):
 
 
 def past_runs(folder: Path) -> list[Past]:
-    """The finished runs in a folder of one script's runs."""
+    """The finished runs in a folder of one script's runs; those that cannot be read say nothing."""
     found = []
     for path in sorted(folder.glob("*/config.yaml")):
-        place = path.parent
-        if not is_finished(place) or not (place / "metrics.csv").exists():
-            continue
-        config, metrics = read_config(place), read_metrics(place)
-        made_by = config["provenance"]
-        seconds = made_by.get("training_seconds", 0.0)
-        if "continued" not in made_by:
-            began, ended = map(
-                datetime.datetime.fromisoformat, (made_by["started"], made_by["finished"])
-            )
-            seconds = (ended - began).total_seconds()
-        updates = int(metrics["step"][-1]) if metrics else 0
-        if updates:
-            found.append(Past(place, config, updates, seconds))
+        with contextlib.suppress(UserError, KeyError, TypeError, ValueError):
+            config, metrics = read_config(path.parent), read_metrics(path.parent)
+            made_by = config["provenance"]
+            ended = datetime.datetime.fromisoformat(made_by["finished"])
+            seconds = made_by.get("training_seconds", 0.0)
+            if "continued" not in made_by:
+                began = datetime.datetime.fromisoformat(made_by["started"])
+                seconds = (ended - began).total_seconds()
+            config["steps"] = int(config["steps"])
+            if updates := int(metrics["step"][-1]):
+                found.append(Past(path.parent, config, updates, seconds))
     return found
 
 
@@ -156,6 +154,6 @@ def _made(folder: Path) -> int:
     """Updates that a run has saved."""
     try:
         path = folder / "checkpoint.pt"
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)["step"]
+        return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["step"])
     except Exception:  # there is none, or the run itself will say what is wrong with it
         return 0

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import errno
 import io
+import math
 import os
 import shutil
 import sys
@@ -19,6 +20,7 @@ import yaml
 from lab.bench.errors import UserError, WriteError, reason
 
 LONGEST_YAML = 1_000_000  # bytes; a device such as /dev/zero has no end
+AFRESH = "with --overwrite the run's own command starts it afresh"
 
 
 def replace(path: Path, write: Callable[[BinaryIO], Any]) -> None:
@@ -135,15 +137,27 @@ def first_step(metrics: dict[str, numpy.ndarray], column: str, level: float) -> 
 
 
 def read_metrics(folder: str | Path) -> dict[str, numpy.ndarray]:
-    """The columns of a run's metrics.csv; raises UserError if there is none or it is damaged."""
+    """The columns of a run's metrics.csv; raises UserError as `read_rows`."""
+    return columns(read_rows(folder))
+
+
+def read_rows(folder: str | Path) -> list[dict[str, float]]:
+    """The measurements of a run's metrics.csv, one at least.
+
+    Raises:
+        UserError: if it cannot be read, or is no table of numbers with a column of steps.
+    """
     path = Path(folder) / "metrics.csv"
     try:
         with path.open(newline="") as file:
-            return columns([{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)])
+            rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+        if not (rows and all(math.isfinite(row["step"]) for row in rows)):
+            raise ValueError
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    except (TypeError, ValueError):
-        raise UserError(f"{path} is not a table of numbers") from None
+    except (TypeError, ValueError, KeyError, csv.Error):
+        raise UserError(f"{path} is not a table of numbers, `step` among them") from None
+    return rows
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
@@ -151,12 +165,17 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / "config.yaml"
     try:
         config = read_yaml(path)
-        if not all(isinstance(config["provenance"][key], str) for key in ("device", "command")):
+        made_by = config["provenance"]
+        if not (
+            all(isinstance(made_by[key], str) for key in ("device", "command"))
+            and isinstance(made_by.get("training_seconds", 0), float | int)
+            and isinstance(config.get("steps", 0), int)
+        ):
             raise TypeError
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, TypeError, KeyError):
-        raise UserError(f"{path} is damaged; give --overwrite to start afresh") from None
+        raise UserError(f"{path} is damaged; {AFRESH}") from None
     return config
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import cycle, product
 from typing import Any
 
 import matplotlib
@@ -12,12 +12,14 @@ import numpy
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 # Okabe and Ito's palette, told apart with every kind of colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 LINES = ("-", "--", ":", "-.")
 SEQUENTIAL = "viridis"
 WIDEST = 3  # panels of a row, so that they can be read at a page's width; more go to further rows
+MOST_LINES = 7  # of runs' names within a panel; more would cover it
 # What the words of a column's name stand for in a legend.
 WORDS = {
     "gini": "Gini coefficient:", "jacobian": "Jacobian", "max": "(largest)", "min": "(smallest)",
@@ -47,7 +49,7 @@ def panels(columns: int, typed: str, rows: int = 1) -> tuple[Figure, Any]:
         # Figure, not pyplot: no display is needed and no state is left behind.
         figure = Figure(figsize=(4.6 * columns, 3.7 * rows), layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=rows == 1)
-        _say_beneath(figure, textwrap.fill(typed, 62 * columns))
+        say_beneath(figure, typed)
     return figure, axes
 
 
@@ -62,7 +64,7 @@ def metric_panels(
 
     Args:
         runs: name, for the legend -> columns, or those of each seed, a thinner line each; the name
-            of a single run is not shown.
+            of a single run is not shown, and long names stand above all panels.
         contents: label of a panel's vertical axis -> columns, one to four, in the line styles
             solid, dashed, dotted and dash-dotted; a run's line is left out where it lacks one.
         typed: the line beneath.
@@ -72,12 +74,14 @@ def metric_panels(
     groups = {name: [m] if isinstance(m, dict) else m for name, m in runs.items()}
     everything = [m for seeds in groups.values() for m in seeds]
     figure, axes = grid(len(contents), typed)
+    labels = [_label(run, 32) for run in runs] if len(runs) > 1 else [None]
+    if len(runs) > 1 and sum(1 + label.count("\n") for label in labels) > MOST_LINES:
+        _legend_above(figure, runs)
+        labels = [None] * len(runs)
     for axis, (label, wanted) in zip(axes, contents.items(), strict=False):
         names = [name for name in wanted if any(name in m for m in everything)]
-        for colour, (run, seeds) in zip(itertools.cycle(COLOURS), groups.items(), strict=False):
-            words = run.replace(",", ", ").replace("$", r"\$")
-            shown = textwrap.fill(words, 32) if len(runs) > 1 else None
-            for m, (style, name) in itertools.product(seeds, zip(LINES, names, strict=False)):
+        for colour, shown, seeds in zip(cycle(COLOURS), labels, groups.values(), strict=False):
+            for m, (style, name) in product(seeds, zip(LINES, names, strict=False)):
                 if name not in m:
                     continue
                 kind = {"ls": style} if against == "step" else {"ls": "", "marker": "o", "ms": 4}
@@ -89,7 +93,7 @@ def metric_panels(
             for style, name in zip(LINES, names, strict=False):
                 axis.plot([], [], color="#666666", ls=style, label=in_words(name))
         mark(axis, events or {}, named=axis is axes[0])
-        if len(names) > 1 or (axis is axes[0] and (len(runs) > 1 or events)):
+        if len(names) > 1 or (axis is axes[0] and (any(labels) or events)):
             axis.legend()
         if _wide(numpy.concatenate([m[n] for m in everything for n in names if n in m])):
             axis.set_yscale("log")
@@ -99,6 +103,22 @@ def metric_panels(
         else:
             axis.set_xlabel(in_words(against))
     return figure
+
+
+def _label(run: str, room: int) -> str:
+    """A run's name in lines of so many characters, as it is: no mathematics, and not hidden."""
+    words = run.replace(",", ", ").replace("$", r"\$")
+    return textwrap.fill(f" {words}" if run.startswith("_") else words, room)
+
+
+def _legend_above(figure: Figure, runs: Iterable[str]) -> None:
+    """The runs' colours and names above all panels, for which the figure grows."""
+    room = int(12 * figure.get_figwidth())  # characters
+    labels = [_label(run, room) for run in runs]
+    columns = max(1, room // (max(map(len, labels)) + 8))
+    handles = [Line2D([], [], color=c, lw=2) for c, _ in zip(cycle(COLOURS), runs, strict=False)]
+    legend = figure.legend(handles, labels, loc="outside upper left", ncols=columns)
+    figure.set_figheight(figure.get_figheight() + legend.get_window_extent().height / figure.dpi)
 
 
 def grid(number: int, typed: str) -> tuple[Figure, numpy.ndarray]:
@@ -131,9 +151,12 @@ def level(axes: Axes, value: float | None, name: str) -> None:
         axes.legend()
 
 
-def _say_beneath(figure: Figure, typed: str) -> None:
+def say_beneath(figure: Figure, typed: str) -> None:
+    """Writes a line beneath a figure, in place of one there; after another width, say it again."""
+    lines = textwrap.wrap(typed, int(13 * figure.get_figwidth()))
+    figure.set_figheight(figure.get_figheight() + 0.16 * max(0, len(lines) - 2))
     style = {"fontsize": 9, "family": "monospace", "color": "#444444"}
-    figure.supxlabel(typed, **style, parse_math=False)  # a $ in a folder's name is a $
+    figure.supxlabel("\n".join(lines), **style, parse_math=False)  # a $ in a folder's name is a $
 
 
 def _wide(values: numpy.ndarray) -> bool:
@@ -222,5 +245,5 @@ def image_rows(rows: dict[str, Any], captions: dict[str, list[str]], typed: str)
                 axes.set(xticks=[], yticks=[])
                 axes.spines[:].set_visible(False)
             line[0].set_ylabel(textwrap.fill(name, 22), fontsize=9, parse_math=False)
-        _say_beneath(figure, textwrap.fill(typed, 20 * columns))
+        say_beneath(figure, typed)
     return figure

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("torch", "torchvision", "numpy", "matplotlib", "scikit-learn", "pyautoattack")
+PACKAGES = ("torch", "torchvision", "numpy", "scipy", "matplotlib", "scikit-learn", "pyautoattack")
 
 
 def provenance(device: torch.device) -> dict[str, Any]:
@@ -72,5 +72,5 @@ def now() -> str:
 def changes(before: dict[str, Any], after: dict[str, Any]) -> dict[str, tuple[str, str]]:
     """What may change a run's numbers: code, device and versions that differ, as (old, new)."""
     old, new = ({**found, **found.get("packages", {})} for found in (before, after))
-    same = ("command", "packages", "started")
+    same = ("command", "packages", "started", "matplotlib")  # which only draws
     return {k: (old[k], v) for k, v in new.items() if k not in same and old.get(k, v) != v}

@@ -10,41 +10,61 @@ rounds.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from pathlib import Path
 
 import torch
 
+from lab.bench.checkpoints import read_checkpoint
 from lab.bench.errors import UserError
-from lab.bench.files import is_finished, replace
+from lab.bench.files import is_finished, read_config, replace
 from lab.bench.snapshots import moments_of
 
 DIGITS = 8
 
 
-def rounded(table: str) -> str:
-    """A table of numbers, separated by commas, with 8 significant digits each."""
-    head, *rows = table.splitlines()
-    lines = [",".join(f"{float(value):.{DIGITS}g}" for value in row.split(",")) for row in rows]
-    return "".join(line + "\n" for line in [head, *lines])
+def rounded(path: Path) -> str:
+    """A table of numbers, separated by commas, with 8 significant digits each.
+
+    Raises:
+        UserError: if it has no rows, or not a number for each column until its last line's end.
+    """
+    text, lines = path.read_text(), []
+    head, *rows = [line.split(",") for line in text.splitlines()] or [[]]
+    with contextlib.suppress(ValueError):
+        for row in rows:
+            numbers = (float(value) for value, _ in zip(row, head, strict=True))
+            lines.append(",".join(f"{number:.{DIGITS}g}" for number in numbers))
+    if not rows or len(lines) < len(rows) or not text.endswith("\n"):
+        raise UserError(f"{path} is empty, cut or damaged after {len(lines)} rows of numbers")
+    return "".join(line + "\n" for line in [",".join(head), *lines])
 
 
 def record(folder: Path, root: Path, weights: bool = False, pictures: bool = False) -> Path:
     """Copies one run to `root/<script>/<run>`, and returns that folder.
 
     Raises:
-        UserError: if the run is not finished, or keeps no states and `weights` asks for them.
+        UserError: if the run is not finished, its tables are not whole, or `weights` asks for
+            states and it keeps none.
     """
     if not is_finished(folder):
         raise UserError(f"{folder} is not a finished run")
-    target = root / folder.resolve().parent.name / folder.name
-    target.mkdir(parents=True, exist_ok=True)
+    metrics, checkpoint = folder / "metrics.csv", folder / "checkpoint.pt"
     along = sorted(folder.glob("*/*.csv"), key=lambda path: (len(path.name), path.name))
-    for path in (folder / "metrics.csv", *along[:1], *along[1:][-1:]):
-        table = rounded(path.read_text()).encode()
+    tables = {path: rounded(path) for path in (metrics, *along[:1], *along[1:][-1:])}
+    if checkpoint.exists():
+        measured = len(read_checkpoint(checkpoint, read_config(folder)["steps"])["rows"])
+        if (there := tables[metrics].count("\n") - 1) != measured:
+            raise UserError(
+                f"{metrics} has {there} of {measured} rows; the run's own command, given again, "
+                "writes them all"
+            )
+    target = root / folder.resolve().parent.name / folder.name
+    for path, table in tables.items():
         copy = target / path.relative_to(folder)
-        copy.parent.mkdir(exist_ok=True)
-        replace(copy, lambda file, table=table: file.write(table))
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        replace(copy, lambda file, table=table: file.write(table.encode()))
     for name in ("config.yaml", *(["figure.png"] if pictures else [])):
         content = (folder / name).read_bytes()
         replace(target / name, lambda file, content=content: file.write(content))

@@ -7,7 +7,6 @@ from them, so that the two cannot disagree after an interruption.
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 from pathlib import Path
@@ -20,7 +19,7 @@ import yaml
 from lab.bench.checkpoints import copied, read_checkpoint, restore
 from lab.bench.draws import Batches, Draws
 from lab.bench.errors import UserError, reason
-from lab.bench.files import columns, lock, read_config, read_metrics, replace, write_figure
+from lab.bench.files import columns, lock, read_config, read_rows, replace, write_figure
 from lab.bench.progress import summary
 from lab.bench.provenance import changes, now, provenance
 from lab.bench.shared import Shared
@@ -55,7 +54,7 @@ class Run:
         self.finished = False
         self.draws: list[Batches | Draws] = []
         self._saved: dict[str, Any] | None = None  # the checkpoint's state
-        self._written = -math.inf  # when metrics.csv was, in seconds
+        self._written = float("-inf")  # when metrics.csv was, in seconds
         self._open()
         self.was_finished = self.finished  # before this call
 
@@ -226,10 +225,8 @@ class Run:
 
     def _take_recorded(self) -> None:
         """Of a finished run without a checkpoint there are the measurements alone."""
-        m = read_metrics(self.folder)
-        rows = zip(*(values.tolist() for values in m.values()), strict=True)
-        self.rows = [dict(zip(m, row, strict=True)) for row in rows]
-        self.step, self.finished = int(m["step"][-1]), True
+        self.rows = read_rows(self.folder)
+        self.step, self.finished = int(self.rows[-1]["step"]), True
         self.seconds = self._config["provenance"].get("training_seconds", 0.0)
 
     def _state(self) -> dict[str, Any]:

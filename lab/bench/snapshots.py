@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from lab.bench.checkpoints import finished_checkpoint
 from lab.bench.errors import UserError
 
 
@@ -68,23 +68,23 @@ def moments_of(folder: str | Path) -> dict[str, Moment]:
     Raises:
         UserError: if the run has no checkpoint, is not finished, or keeps no states.
     """
-    path = Path(folder) / "checkpoint.pt"
+    folder = Path(folder)
+    if copies := sorted(folder.glob("moment_*.pt")):
+        read = {path.stem.removeprefix("moment_"): _copied(path) for path in copies}
+        return dict(sorted(read.items(), key=lambda each: each[1].step))
+    content = finished_checkpoint(folder)
+    state = content["state"]
     try:
-        if copies := sorted(Path(folder).glob("moment_*.pt")):
-            read = {path.stem.removeprefix("moment_"): torch.load(path) for path in copies}
-            found = {name: Moment(**content) for name, content in read.items()}
-            return dict(sorted(found.items(), key=lambda each: each[1].step))
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        state = content["state"]
         # "kept" and "weights" are the names of runs of 2026-11 and before.
         found = state["snapshots"] if "snapshots" in state else state["kept"]
         kept = {n: Moment(m["step"], m.get("kept", m.get("weights"))) for n, m in found.items()}
-        if not content["finished"]:
-            raise UserError(f"{folder} is not finished; its own command continues it")
         return {**kept, "last": Moment(content["step"], state["network"])}
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except KeyError:
         raise UserError(f"{folder} keeps no states but the last") from None
-    except (RuntimeError, ValueError, EOFError, pickle.UnpicklingError):
+
+
+def _copied(path: Path) -> Moment:
+    try:
+        return Moment(**torch.load(path, map_location="cpu", weights_only=True))
+    except Exception:  # whatever a damaged file may lead to
         raise UserError(f"{path} is damaged") from None

@@ -27,6 +27,13 @@ class Finished(NamedTuple):
     config: dict[str, Any]
     metrics: dict[str, numpy.ndarray]
 
+    @property
+    def results(self) -> dict[str, Any]:
+        """What the run found; raises UserError if it was stopped before it stored that."""
+        if "results" not in self.config:
+            raise UserError(f"{self.folder} was stopped at its end; its own command ends it")
+        return self.config["results"]
+
     def seconds_per_step(self) -> float:
         """Mean seconds of an update, measurements left out; on a CPU the main thread's own."""
         return self.config["provenance"]["training_seconds"] / max(self.metrics["step"][-1], 1)

@@ -96,8 +96,8 @@ def _idx(o: ImageOptions) -> list[tuple[Tensor, Tensor]]:
     raw = Path(o.data_dir) / kind.__name__ / "raw"
     if not all((raw / f"{split}-{what}-ubyte").exists() for split, what in FILES):
         otherwise = (
-            f"--data_dir, {o.data_dir} here, takes a folder that holds it already, and --dataset "
-            "digits needs no download"
+            f"--data_dir, {o.data_dir} here, takes a folder that holds it already, and "
+            "scikit-learn's digits need no download"
         )
         download(o.dataset, raw, lambda: kind(o.data_dir, download=True), otherwise)
     splits = []

@@ -15,7 +15,6 @@ from torch import Tensor
 
 MOST_POINTS = 8192  # of a cube; a larger cube is sampled
 FLIPPED = 128  # of these, the points of which each sign is changed
-DEGREES = 3  # up to which energies are told apart
 
 
 class Cube:

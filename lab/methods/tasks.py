@@ -33,11 +33,6 @@ def hinge_loss(outputs: Tensor, y: Tensor) -> Tensor:
     return torch.relu(1 - y * outputs).mean()
 
 
-def mse_loss(outputs: Tensor, y: Tensor) -> Tensor:
-    """Mean of (f − y)² of outputs (B,) and signs (B,)."""
-    return functional.mse_loss(outputs, y)
-
-
 def accuracy(outputs: Tensor, y: Tensor) -> Tensor:
     """Share of right classes or, for outputs (B,), of right signs."""
     if outputs.ndim == 1:
@@ -159,7 +154,7 @@ def xor_clusters(seed: int, data_dir: str) -> Task:
         return network(points)[:, 0]
 
     data = (x[:200], y[:200], x[200:], y[200:])
-    return Task(network, model, data, 0.95, mse_loss)
+    return Task(network, model, data, 0.95, functional.mse_loss)
 
 
 TASKS: dict[str, Callable[[int, str], Task]] = {  # name -> seed and folder of images -> task

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class OneLayerTransformer(torch.nn.Module):
-    """Embeddings, one attention layer, one ReLU block, unembedding, joined by residual sums.
+    """Embeddings, one causal attention layer, one ReLU block, unembedding, joined by residual sums.
 
     As in Nanda et al.'s code: no layer norm, no tied embeddings, scores divided by √(d_model /
     heads); biases in the MLP only, which start at zero; weights N(0, 1/d_model), those of the
@@ -26,7 +26,6 @@ class OneLayerTransformer(torch.nn.Module):
         d_mlp: hidden units of the MLP.
         generator: source of the initial weights, on the CPU; torch's global one when None.
         init_scale: factor on every initial weight.
-        causal: whether a position sees only itself and those before it.
 
     Raises:
         ValueError: if `heads` does not divide `d_model`.
@@ -42,7 +41,6 @@ class OneLayerTransformer(torch.nn.Module):
         d_mlp: int = 512,
         generator: torch.Generator | None = None,
         init_scale: float = 1.0,
-        causal: bool = True,
     ) -> None:
         super().__init__()
         if d_model % heads:
@@ -52,7 +50,7 @@ class OneLayerTransformer(torch.nn.Module):
             drawn = torch.randn(rows, columns, generator=generator)
             return torch.nn.Parameter(drawn * (init_scale * fan**-0.5))
 
-        self.heads, self.causal = heads, causal
+        self.heads = heads
         self.token_embedding = weights(vocabulary, d_model)
         self.position_embedding = weights(positions, d_model)
         self.queries = weights(d_model, d_model)  # rows: head by head
@@ -88,7 +86,7 @@ class OneLayerTransformer(torch.nn.Module):
         query = self._split(end @ self.queries.T)  # (B, heads, last, d_head)
         key, value = self._split(x @ self.keys.T), self._split(x @ self.values.T)
         scores = query @ key.mT * key.shape[-1] ** -0.5  # (B, heads, last, T)
-        if self.causal and last > 1:  # the last position sees all
+        if last > 1:  # the last position sees all
             later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=x.device)
             scores = scores.masked_fill(later.triu(x.shape[1] - last + 1), -torch.inf)
         result = (scores.softmax(-1) @ value).transpose(1, 2).flatten(2)

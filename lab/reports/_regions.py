@@ -80,6 +80,7 @@ def figure(points: Tensor, samples: Sequence[int], drawn: Sequence[Picture], typ
     columns = 1 + 2 * len(drawn)
     drawing, axes = plots.panels(columns, typed, rows=len(samples))
     drawing.set_size_inches(1.5 * columns + 1, 1.85 * len(samples) + 0.8)
+    plots.say_beneath(drawing, typed)
     norms = numpy.concatenate([w.regions.operator for p in drawn for w in p.windows])
     highest = norms.max() or 1.0
     # A few dead regions would take the scale for themselves.

@@ -100,7 +100,7 @@ def key_of(row: Row) -> tuple[str, ...]:
 
 def row_of(run: Finished, options: Any) -> Row:
     """A run as a row: what it is, what came out, what made it, and the command."""
-    made, results = run.config["provenance"], run.config["results"]
+    made, results = run.config["provenance"], run.results
     settings = {k: v for k, v in results.items() if k not in EVENTS}
     shared = {k: settings.pop(k) for k in ("lr", "weight_decay")}
     job = Job(SCRIPT, options(**{k: run.config[k] for k in options().identity() if k != "knobs"}))

@@ -205,11 +205,11 @@ class Runs:
 
     def result(self, name: str) -> Values:
         """A number under `results` of config.yaml."""
-        return self._values(run.config["results"].get(name) for run in self.runs)
+        return self._values(run.results.get(name) for run in self.runs)
 
     def nested(self, name: str) -> Values:
         """The numbers of a list under `results` of config.yaml, one of each seed within a run."""
-        return Values(tuple(x for run in self.runs for x in run.config["results"][name]))
+        return Values(tuple(x for run in self.runs for x in run.results[name]))
 
     def costs(self) -> list[tuple[str, ...]]:
         """circuit_efficiency's rows of its first seed: pairs, ‖θ‖² with both labels, accuracy."""

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 from lab.bench.errors import UserError
 from lab.bench.options import Takes
 from lab.bench.statistics import Finished, finished_runs
 from lab.reports import Request
+
+LONGEST = 120  # characters of a picture's name, or bytes
+
+
+def file_name(title: str) -> str:
+    """A title that a file can have: cut if it is long, with a sum that tells it from others."""
+    if len(title.encode()) <= LONGEST:
+        return title
+    start = title.encode()[: LONGEST - 12].decode(errors="ignore")
+    return f"{start}…{hashlib.sha256(title.encode()).hexdigest()[:8]}"
 
 
 def options_in(request: Request, options: Any) -> dict[str, Any]:

@@ -6,8 +6,7 @@ from lab.bench import plots
 from lab.bench.errors import UserError
 from lab.bench.files import read_metrics, run_folder, short_names, write_figure
 from lab.reports import Request
-
-LONGEST = 120  # characters of a file's name that runs' names fill
+from lab.reports._words import file_name
 
 
 def report(request: Request) -> None:
@@ -37,7 +36,6 @@ def report(request: Request) -> None:
                 )
     drawing = plots.metric_panels(runs, script.PANELS, request.typed, against)
     title = request.name or " against ".join(run.replace("/", "_") for run in runs)
-    if len(title) > LONGEST:
-        title = f"{title[:LONGEST]}… ({len(runs)} runs)"
-    write_figure(above / f"{title}.png", drawing)
-    print(above / f"{title}.png")
+    path = above / f"{file_name(title)}.png"
+    write_figure(path, drawing)
+    print(path)

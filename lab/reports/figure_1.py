@@ -26,6 +26,7 @@ from lab.regions import SliceError, radii
 from lab.regions.windows import LIMIT, medians, planes
 from lab.reports import Request
 from lab.reports._regions import Picture, figure, pictures
+from lab.reports._words import file_name
 
 RUNS = ("inhibiting_generalisation/default", "inhibiting_generalisation/jr=None")
 SETTINGS = {
@@ -33,7 +34,6 @@ SETTINGS = {
     "half_width": Takes(float, above=0),
     "most_regions": Takes(int, least=1),
 }
-LONGEST = 120  # characters of a file's name
 
 
 def report(request: Request) -> None:
@@ -62,7 +62,7 @@ def draw_points(request: Request, name: str, samples: Sequence[int]) -> None:
     if request.words and request.name is None:  # a file of its own
         runs = ["_".join(folder.parts[-2:]) for folder in folders] if given else []
         chosen = [word for word in request.words if word not in given]
-        title = ",".join([name, *runs, *chosen])[:LONGEST]
+        title = file_name(",".join([name, *runs, *chosen]))
     path = request.out_dir / "linear_regions" / f"{title}.png"
     write_figure(path, figure(data.x, samples, drawn, request.typed))
     text = io.StringIO()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 
 import torch
 
 from lab.bench import plots
+from lab.bench.checkpoints import finished_checkpoint, restore
 from lab.bench.errors import UserError
-from lab.bench.files import is_finished, read_config, run_folder, short_names, write_figure
+from lab.bench.files import read_config, run_folder, short_names, write_figure
 from lab.data import cifar
 from lab.data.cifar import CLASSES, CifarOptions
 from lab.fast.convolutions import convolutional_network
@@ -49,15 +49,10 @@ def report(request: Request) -> None:
 
 def trained(folder: Path) -> torch.nn.Sequential:
     """The network of a finished run at its end, float32 on the CPU."""
-    config, path = read_config(folder), folder / "checkpoint.pt"
-    if "filters" not in config or not is_finished(folder) or not path.exists():
-        raise UserError(
-            f"figure_6 takes finished runs of {SCRIPT} with a checkpoint.pt; {folder} is none"
-        )
+    config = read_config(folder)
+    if "filters" not in config:
+        raise UserError(f"figure_6 takes finished runs of {SCRIPT}; {folder} is none")
     network = convolutional_network(config["filters"], CLASSES, torch.Generator())
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        network.load_state_dict(content["state"]["network"])
-    except (RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError):
-        raise UserError(f"{path} is damaged") from None
+    state = finished_checkpoint(folder)["state"]
+    restore(folder / "checkpoint.pt", state, {"network": network}, finished=True)
     return network

@@ -7,14 +7,13 @@ Runs are given by their folder or by name, and need their checkpoints.
 
 from __future__ import annotations
 
-import pickle
 import textwrap
 
-import torch
-
 from lab.bench import plots
+from lab.bench.checkpoints import copied, finished_checkpoint, restore
 from lab.bench.errors import UserError
 from lab.bench.files import read_config, run_folder, short_names, write_figure
+from lab.bench.takes import Takes
 from lab.measures.fourier import frequency_norms
 from lab.reports import Request
 
@@ -25,7 +24,8 @@ def report(request: Request) -> None:
     """Draws a panel for each run: the norm of each frequency in both matrices.
 
     Raises:
-        UserError: if no run is given, or one has no checkpoint.
+        UserError: if no run is given, or one is not finished, of another script, or has no
+            checkpoint.
     """
     if not request.words:
         raise UserError("frequency_norms takes runs of modular_addition, as in: … default")
@@ -36,16 +36,14 @@ def report(request: Request) -> None:
     for axis, folder, name in zip(
         [axes] if len(folders) == 1 else axes, folders, names, strict=True
     ):
-        fields = script.Options.__dataclass_fields__
-        o = script.Options(**{k: v for k, v in read_config(folder).items() if k in fields})
-        try:
-            saved = torch.load(folder / "checkpoint.pt", map_location="cpu", weights_only=True)
-            moments = {"at first": script.initial_network(o).state_dict()}
-            moments["at last"] = saved["state"]["network"]
-        except OSError as error:
-            raise UserError(f"{folder}/checkpoint.pt cannot be read: {error.strerror}") from None
-        except (RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError):
-            raise UserError(f"{folder}/checkpoint.pt is damaged") from None
+        config, takes = read_config(folder), Takes.of(script.Options)
+        if "fixed_embedding" not in config:
+            raise UserError(f"frequency_norms takes finished runs of {SCRIPT}; {folder} is none")
+        o = script.Options(**{k: takes[k](k, v) for k, v in config.items() if k in takes})
+        network, state = script.initial_network(o), finished_checkpoint(folder)["state"]
+        moments = {"at first": copied(network.state_dict())}
+        restore(folder / "checkpoint.pt", state, {"network": network}, finished=True)
+        moments["at last"] = network.state_dict()
         for style, (moment, state) in zip((":", "-"), moments.items(), strict=True):
             for colour, matrix in zip(
                 plots.COLOURS, ("token_embedding", "unembedding"), strict=False
@@ -58,8 +56,8 @@ def report(request: Request) -> None:
             ylabel="norm of a frequency",
             title=textwrap.fill(name.replace(",", ", "), 42),
         )
-        axis.set_ylim(0, 1.3 * axis.dataLim.y1)  # room for the legend
-        axis.legend(loc="upper left", ncols=2)
-    path = above / "frequency_norms.png"
+        axis.set_ylim(bottom=0)
+    drawing.legend(*axis.get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    path = above / f"{request.name or 'frequency_norms'}.png"
     write_figure(path, drawing)
     print(path)

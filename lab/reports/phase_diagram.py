@@ -93,7 +93,7 @@ def order_parameters(cells: Cells) -> list[Row]:
         return Runs(run for run in every if wanted(run))
 
     groups = {
-        "grokked": ended(lambda run: run.config["results"]["grokked_at"] is not None),
+        "grokked": ended(lambda run: run.results["grokked_at"] is not None),
         "memorised only": ended(lambda run: run.metrics["test_accuracy"][-1] <= MEMORISED_ONLY),
     }
     rows = []

@@ -49,7 +49,7 @@ def line(folder: Path) -> Row:
     """What is known of one run; a folder may hold a metrics.csv only."""
     metrics = read_metrics(folder)
     config = read_config(folder) if (folder / "config.yaml").exists() else {}
-    step, steps = int(metrics["step"][-1]) if metrics else 0, config.get("steps")
+    step, steps = int(metrics["step"][-1]), config.get("steps")
     row = {"run": "/".join(folder.parts[-2:]), "status": status(folder, config)}
     row["step"] = f"{step:,} of {steps:,} ({step / max(steps, 1):.0%})" if steps else f"{step:,}"
     for column, name in (("train_accuracy", "train"), ("test_accuracy", "test")):
@@ -74,14 +74,18 @@ def status(folder: Path, config: dict[str, Any]) -> str:
     try:
         import fcntl
 
-        with (folder / ".lock").open("r+") as lock:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock = (folder / ".lock").open()
     except FileNotFoundError:
         return "stopped"
-    except ImportError:  # on Windows
+    except (ImportError, OSError):  # on Windows; or it is not ours to read
         return "not finished"
-    except OSError:
-        return "running"
+    with lock:
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: for reading is enough
+        except (BlockingIOError, PermissionError):
+            return "running"
+        except OSError:  # a disk without locks
+            return "not finished"
     return "stopped"
 
 
@@ -95,14 +99,16 @@ def times(folder: Path, config: dict[str, Any], step: int) -> tuple[str, str]:
         return f"{made_by['training_seconds'] / 60:.1f}", "–"
     if status(folder, config) != "running":
         return "–", "–"
-    last = made_by.get("continued", [{"at_step": 0, "started": made_by["started"]}])[-1]
-    began = datetime.datetime.fromisoformat(last["started"])
     measured = datetime.datetime.fromtimestamp(
         (folder / "metrics.csv").stat().st_mtime, datetime.UTC
     )
-    passed, made = measured - began, step - last["at_step"]
-    minutes = f"{passed.total_seconds() / 60:.1f}"
-    if made <= 0:
+    minutes = "–"
+    try:
+        last = made_by.get("continued", [{"at_step": 0, "started": made_by["started"]}])[-1]
+        began = datetime.datetime.fromisoformat(last["started"])
+        passed, made = measured - began, step - last["at_step"]
+        minutes = f"{passed.total_seconds() / 60:.1f}"
+        end = began + passed * ((config["steps"] - last["at_step"]) / max(made, 0))
+    except (LookupError, TypeError, ValueError, ArithmeticError):  # no update yet, or edited
         return minutes, "unknown"
-    end = began + passed * ((config["steps"] - last["at_step"]) / made)
     return minutes, f"{end.astimezone():%d %b %H:%M}"
