@@ -61,12 +61,8 @@ class Options(Shared):
     penalty_form: str = option(
         "mean", "the energy's mean, or that over the mean square", choices=("mean", "quotient")
     )
-    permuted_torus: bool = option(
-        False, "penalise on a torus of randomly permuted pairs: control", needs="laplacian_penalty"
-    )
-    complete_graph: bool = option(
-        False, "penalise on the graph of all edges: control", needs="laplacian_penalty"
-    )
+    permuted_torus: bool = option(False, "penalised with pairs permuted", needs="laplacian_penalty")
+    complete_graph: bool = option(False, "penalised over all edges", needs="laplacian_penalty")
     band: str = option("fraction", "low modes given by", choices=("fraction", "count", "cutoff"))
     band_value: float = option(0.1, "their share, their number, or largest eigenvalue", above=0)
     include_zero: bool = option(False, "count the constant mode as low; matters with --uncentred")

@@ -29,6 +29,8 @@ from lab.bench.shared import Shared
 from lab.bench.sweeps import ROOT, Job, each_once, grids_of, jobs_of, options_in, size_of
 from lab.bench.takes import Takes
 
+MOST = 10_000  # runs without --yes, and at a time
+
 
 @dataclass
 class Options:
@@ -39,6 +41,7 @@ class Options:
         None,
         "runs at a time, one thread each; by default all cores, or what the GPUs take",
         least=1,
+        most=MOST,
     )
     per_device: int = option(
         1, "runs at a time on each GPU; they overlap if NVIDIA's MPS runs there "
@@ -63,7 +66,6 @@ class Options:
 
 ON_A_CLUSTER = ("partition", "time", "gpus", "array_parallelism")
 ON_THIS_MACHINE = ("workers", "per_device")
-MOST = 10_000  # runs without --yes
 
 
 def jobs_in(grids: list[dict[str, Any]], typed: dict[str, Any], most: int = MOST) -> list[Job]:

@@ -313,6 +313,7 @@ def test_a_process_for_each_gpu(monkeypatch, visible, per_device, workers, expec
         (["accelerating_grokking.py", "--jr_fraction", "0.5"], "goes with --jr"),
         (["xor_grokking.py", "--device", "cuda:9"], "--device takes one of"),
         (["xor_grokking.py", "--workers", "0"], "--workers takes a whole number of at least 1"),
+        (["xor_grokking.py", "--workers", "99999999"], "of at most 10,000"),
         (["xor_grokking.py", "--per_device", "x"], "--per_device takes a whole number"),
         (["xor_grokking.py", "--runs_per_process", "0"], "--runs_per_process takes a whole"),
         (["xor_grokking.py", "--cluster", "pbs"], "--cluster takes one of slurm"),
