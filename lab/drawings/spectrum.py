@@ -33,7 +33,8 @@ def spectrum_figure(
     steps = numpy.array(sorted(spectrum))
     p = len(spectrum[0])
     last = int(steps[-1])
-    moments = {"before training": 0, "memorised": found["memorised_at"], "after training": last}
+    memorised = found["memorised_at"]
+    moments = {"before training": 0, "nearest to memorising": memorised, "after training": last}
     half = p // 2
     for axes, (moment, step) in zip(maps, moments.items(), strict=True):
         nearest = last if step is None else int(steps[abs(steps - step).argmin()])
@@ -46,7 +47,7 @@ def spectrum_figure(
             extent=2 * (-half - 0.5, p - half - 0.5),
             interpolation="nearest",
         )
-        axes.set_title(f"{'never ' * (step is None)}{moment}, step {nearest:,}")
+        axes.set_title(f"{'never memorised' if step is None else moment}, step {nearest:,}")
         axes.set_xlabel("frequency in b")
         axes.set_ylabel("frequency in a")
         axes.grid(False)
