@@ -68,14 +68,6 @@ class Values:
         """The largest of the runs' numbers."""
         return _text(max(self.came), form, "") if self.came else NOT_RUN
 
-    def median(self, form: str = ",.0f") -> str:
-        """The median of the runs, those that never arrived counted as late."""
-        late = sorted(numpy.inf if x is None else x for x in self.numbers)
-        if not late:
-            return NOT_RUN
-        middle = numpy.median(late)
-        return _text(float(middle), form, "") if numpy.isfinite(middle) else "never"
-
     def __truediv__(self, other: Values | float) -> Values:
         return self._with(other, operator.truediv)
 
@@ -158,12 +150,9 @@ class Runs:
         """At a step, or the next one that was measured; None where it is not there."""
         found = []
         for run, wanted in zip(self.runs, _each(step, self.n), strict=True):
-            there = None if wanted is None else run.metrics["step"] >= wanted
-            found.append(
-                None
-                if there is None or not there.any()
-                else float(run.metrics[column][there.argmax()])
-            )
+            least = numpy.inf if wanted is None else wanted
+            there = numpy.flatnonzero(run.metrics["step"] >= least)
+            found.append(float(run.metrics[column][there[0]]) if len(there) else None)
         return self._values(found)
 
     def most(self, column: str, after: float = 0, until: float = numpy.inf) -> Values:
