@@ -30,7 +30,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.timing import command_line
+from benchmarks.timing import at_least, command_line, present_device
 from lab.bench import loop
 from lab.bench.files import read_metrics
 from lab.bench.seeds import generator
@@ -244,11 +244,13 @@ STAGES = {1: agree, 2: repeat, 3: speed, 4: long_runs}
 def main(argv=None, **sizes):
     parser = command_line(__doc__)
     parser.add_argument("--stage", type=int, required=True, choices=STAGES, help="1, 2, 3 or 4")
-    parser.add_argument("--device", default="cuda", help="cuda, cuda:1, or cpu for a dry run")
+    parser.add_argument(
+        "--device", type=present_device, default="cuda", help="cuda, cuda:1, or cpu for a dry run"
+    )
     parser.add_argument("--out_dir", default="results/cuda", help="of the tables")
     parser.add_argument("--runs", default="runs/cuda", help="of stage 4's runs, which are kept")
     parser.add_argument("--data_dir", default="data", help="of stage 4's images")
-    parser.add_argument("--seconds", type=float, default=540, help="of stage 4")
+    parser.add_argument("--seconds", type=at_least(0, float), default=540, help="of stage 4")
     o = parser.parse_args(argv)
     dry = o.device == "cpu"
     o.scripts, o.speed, o.long = list(TINY), SPEED, LONG

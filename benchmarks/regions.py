@@ -23,7 +23,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.timing import command_line, in_turns, settle
+from benchmarks.timing import at_least, command_line, in_turns, settle
 from lab.bench.cli import script
 from lab.bench.seeds import generator
 from lab.data import images
@@ -59,7 +59,11 @@ def main(argv=None) -> None:
     parser = command_line(__doc__)
     parser.add_argument("--data_dir", default="data", help="folder of MNIST (default: data)")
     parser.add_argument(
-        "--grids", type=int, nargs="+", default=[250, 500, 1000, 2000], help="points to a side"
+        "--grids",
+        type=at_least(1),
+        nargs="+",
+        default=[250, 500, 1000, 2000],
+        help="points to a side",
     )
     o = parser.parse_args(argv)
     settle()  # numpy's products follow OMP_NUM_THREADS

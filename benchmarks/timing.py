@@ -18,7 +18,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from lab.bench.errors import UserError
 from lab.bench.memory import keep_freed_memory
+from lab.bench.shared import Shared
+from lab.bench.takes import Takes
 
 Name = TypeVar("Name", bound=Hashable)
 LEAST = 0.02  # seconds that a call has in each turn, if it takes less
@@ -63,10 +66,33 @@ class Products(TorchDispatchMode):
 
 
 def command_line(docstring: str) -> argparse.ArgumentParser:
-    """A command line that tells what a benchmark does, and refuses what it does not take."""
-    return argparse.ArgumentParser(
+    """A command line that tells what a benchmark does; what it does not take is one line."""
+    parser = argparse.ArgumentParser(
         description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.error = lambda message: parser.exit(2, f"{parser.prog}: error: {message}\n")
+    return parser
+
+
+def at_least(least: float, kind: type = int) -> Callable[[str], Any]:
+    """What reads a number of at least so much from a command line."""
+    takes = Takes(kind, least=least)
+
+    def read(text: str) -> Any:
+        try:
+            return takes("", text)
+        except UserError:
+            raise argparse.ArgumentTypeError(f"takes {takes}, got {text!r}") from None
+
+    return read
+
+
+def present_device(text: str) -> str:
+    """A device's name, if this machine has it."""
+    try:
+        return str(Shared(device=text).torch_device())
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("--device ")) from None
 
 
 def settle() -> None:

@@ -83,6 +83,10 @@ def test_a_legend_names_every_run_and_never_covers_the_panels(panels):
     inside, above = legends(drawing)
     assert inside == []
     assert [" ".join(text.split()) for text in above] == [run.replace(",", ", ") for run in many]
+    shown = [line.get_color() for line in drawing.legends[0].get_lines()]
+    assert len(numpy.unique(shown, axis=0)) == len(many)  # more than the palette has
+    lines = [line.get_color() for line in drawing.axes[0].lines]
+    numpy.testing.assert_array_equal(lines, shown)
     panel, legend = (a.get_window_extent() for a in (drawing.axes[0], drawing.legends[0]))
     assert panel.height > 1.5 * drawing.dpi and panel.y1 < legend.y0
 

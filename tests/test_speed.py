@@ -123,3 +123,19 @@ def test_a_benchmark_tells_what_it_does_and_refuses_what_it_does_not_take(name, 
             benchmark.main([word])
         assert ended.value.code == code
         assert said in "".join(capsys.readouterr())
+
+
+def test_a_benchmark_says_in_one_line_what_a_bad_value_should_be(capsys):
+    modular_step = importlib.import_module("benchmarks.modular_step")
+    for words, said in (
+        ("--rounds 0", "argument --rounds: takes a whole number of at least 1, got '0'"),
+        ("--rounds many", "argument --rounds: takes a whole number of at least 1, got 'many'"),
+        ("--device abacus", "argument --device: takes one of auto, cpu"),
+        ("--p 10", "prime"),
+    ):
+        try:
+            code = modular_step.main(words.split())
+        except SystemExit as ended:
+            code = ended.code
+        complaint = capsys.readouterr().err
+        assert code == 2 and said in complaint and len(complaint.splitlines()) == 1

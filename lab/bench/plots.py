@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Sequence
-from itertools import cycle, product
+from itertools import product
 from typing import Any
 
 import matplotlib
@@ -74,13 +74,14 @@ def metric_panels(
     groups = {name: [m] if isinstance(m, dict) else m for name, m in runs.items()}
     everything = [m for seeds in groups.values() for m in seeds]
     figure, axes = grid(len(contents), typed)
+    colours = COLOURS if len(runs) <= len(COLOURS) else graded(len(runs))
     labels = [_label(run, 32) for run in runs] if len(runs) > 1 else [None]
     if len(runs) > 1 and sum(1 + label.count("\n") for label in labels) > MOST_LINES:
-        _legend_above(figure, runs)
+        _legend_above(figure, runs, colours)
         labels = [None] * len(runs)
     for axis, (label, wanted) in zip(axes, contents.items(), strict=False):
         names = [name for name in wanted if any(name in m for m in everything)]
-        for colour, shown, seeds in zip(cycle(COLOURS), labels, groups.values(), strict=False):
+        for colour, shown, seeds in zip(colours, labels, groups.values(), strict=False):
             for m, (style, name) in product(seeds, zip(LINES, names, strict=False)):
                 if name not in m:
                     continue
@@ -111,12 +112,12 @@ def _label(run: str, room: int) -> str:
     return textwrap.fill(f" {words}" if run.startswith("_") else words, room)
 
 
-def _legend_above(figure: Figure, runs: Iterable[str]) -> None:
+def _legend_above(figure: Figure, runs: Iterable[str], colours: Sequence[Any]) -> None:
     """The runs' colours and names above all panels, for which the figure grows."""
     room = int(12 * figure.get_figwidth())  # characters
     labels = [_label(run, room) for run in runs]
     columns = max(1, room // (max(map(len, labels)) + 8))
-    handles = [Line2D([], [], color=c, lw=2) for c, _ in zip(cycle(COLOURS), runs, strict=False)]
+    handles = [Line2D([], [], color=c, lw=2) for c, _ in zip(colours, runs, strict=False)]
     legend = figure.legend(handles, labels, loc="outside upper left", ncols=columns)
     figure.set_figheight(figure.get_figheight() + legend.get_window_extent().height / figure.dpi)
 
@@ -179,13 +180,9 @@ def curves(m: dict[str, numpy.ndarray], lines: Any, against: str = "step") -> No
 
 
 def coloured_line(
-    axes: Axes,
-    x: Any,
-    y: Any,
-    colour: Any,
-    colour_name: str,
+    axes: Axes, x: Any, y: Any, colour: Any, colour_name: str,
     limits: tuple[float | None, float | None] = (None, None),
-) -> None:
+) -> None:  # fmt: skip
     """A line whose markers carry a third quantity in their colour, with its colour bar.
 
     `limits` are the ends of the colours, the data's by default; beyond them the bar has a point.
@@ -197,11 +194,15 @@ def coloured_line(
     axes.figure.colorbar(points, ax=axes, label=colour_name, extend="max" if beyond else "neither")
 
 
+def graded(number: int) -> list[Any]:
+    """So many colours, in the order of a sequential map."""
+    return list(matplotlib.colormaps[SEQUENTIAL](numpy.linspace(0, 0.9, number)))
+
+
 def graded_lines(axes: Axes, x: Any, lines: dict[str, Any]) -> None:
-    """Lines of one family, by name, in the order of a sequential colour map."""
-    colours = matplotlib.colormaps[SEQUENTIAL]
-    for i, (name, y) in enumerate(lines.items()):
-        axes.plot(x, y, color=colours(0.9 * i / max(len(lines) - 1, 1)), label=name)
+    """Lines of one family, by name, in graded colours."""
+    for colour, (name, y) in zip(graded(len(lines)), lines.items(), strict=True):
+        axes.plot(x, y, color=colour, label=name)
 
 
 def heat_map(axes: Axes, values: Any, texts: Any, x: Sequence[Any], y: Sequence[Any]) -> None:
@@ -237,11 +238,10 @@ def image_rows(rows: dict[str, Any], captions: dict[str, list[str]], typed: str)
         figure = Figure(figsize=(1.5 * columns, 1.75 * len(rows)), layout="constrained")
         grid = figure.subplots(len(rows), columns, squeeze=False)
         for line, (name, pictures) in zip(grid, rows.items(), strict=True):
-            for axes, picture, words in zip(
-                line, pictures, captions.get(name, [""] * columns), strict=True
-            ):
+            words = captions.get(name, [""] * columns)
+            for axes, picture, caption in zip(line, pictures, words, strict=True):
                 axes.imshow(picture.permute(1, 2, 0).cpu().numpy(), interpolation="nearest")
-                axes.set_title(words, fontsize=9)
+                axes.set_title(caption, fontsize=9)
                 axes.set(xticks=[], yticks=[])
                 axes.spines[:].set_visible(False)
             line[0].set_ylabel(textwrap.fill(name, 22), fontsize=9, parse_math=False)
