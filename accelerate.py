@@ -24,14 +24,9 @@ from dataclasses import dataclass
 import numpy
 import torch
 
-from lab.bench.cli import script
-from lab.bench.errors import TrainingError, UserError
+from lab.bench import Run, Shared, TrainingError, UserError, option, parse, script, training
 from lab.bench.files import first_step
-from lab.bench.loop import training
-from lab.bench.options import option, parse
 from lab.bench.plots import level, metric_panels
-from lab.bench.runs import Run
-from lab.bench.shared import Shared
 from lab.methods.interface import Method, methods
 from lab.methods.tasks import TASKS, Task, accuracy
 from lab.methods.trials import drawn, given

@@ -23,14 +23,9 @@ from functools import partial
 import torch
 from torch.nn.functional import cross_entropy, mse_loss, one_hot
 
-from lab.bench import plots
-from lab.bench.cli import script
+from lab.bench import Run, Snapshots, generator, option, parse, plots, script, training
 from lab.bench.draws import ORDERS
-from lab.bench.loop import log_steps, training
-from lab.bench.options import option, parse
-from lab.bench.runs import Run
-from lab.bench.seeds import generator
-from lab.bench.snapshots import Snapshots
+from lab.bench.loop import log_steps
 from lab.data import images
 from lab.data.images import CLASSES, PROJECTIONS, ImageOptions, accuracy
 from lab.fast.relu_norm import ReluRegulariser

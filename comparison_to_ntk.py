@@ -24,13 +24,7 @@ import torch
 from matplotlib.figure import Figure
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from lab.bench import plots
-from lab.bench.cli import script
-from lab.bench.loop import training
-from lab.bench.options import option, parse
-from lab.bench.precision import double
-from lab.bench.runs import Run
-from lab.bench.seeds import generator
+from lab.bench import Run, double, generator, option, parse, plots, script, training
 from lab.data import images
 from lab.data.images import ImageOptions
 from lab.measures.kernels import relu_kernel_row

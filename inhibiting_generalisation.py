@@ -23,14 +23,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import mse_loss, one_hot
 
-from lab.bench.cli import script
-from lab.bench.errors import UserError
-from lab.bench.loop import training
-from lab.bench.options import option, parse
+from lab.bench import Run, Snapshots, UserError, generator, option, parse, script, training
 from lab.bench.plots import metric_panels
-from lab.bench.runs import Run
-from lab.bench.seeds import generator
-from lab.bench.snapshots import Snapshots
 from lab.data import images
 from lab.data.images import CLASSES, PROJECTIONS, ImageOptions, accuracy
 from lab.fast.relu_norm import ReluRegulariser

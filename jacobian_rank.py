@@ -24,12 +24,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import cross_entropy, mse_loss, one_hot
 
-from lab.bench.cli import script
-from lab.bench.loop import training
-from lab.bench.options import option, parse
+from lab.bench import Run, generator, option, parse, script, training
 from lab.bench.plots import metric_panels
-from lab.bench.runs import Run
-from lab.bench.seeds import generator
 from lab.data import images
 from lab.data.images import CLASSES, ImageOptions, accuracy
 from lab.fast.relu_norm import ReluRegulariser

@@ -26,15 +26,9 @@ from functools import partial
 
 import torch
 
-from lab.bench.cli import script
-from lab.bench.errors import UserError
+from lab.bench import Run, Shared, UserError, generator, option, parse, script, training
 from lab.bench.files import first_step
-from lab.bench.loop import training
-from lab.bench.options import option, parse
 from lab.bench.plots import metric_panels
-from lab.bench.runs import Run
-from lab.bench.seeds import generator
-from lab.bench.shared import Shared
 from lab.data.modular import OPERATIONS, SPLITS, ModularTask, modular_addition
 from lab.fast.modular_tables import ModularRegulariser, ModularTransformer
 from lab.measures.events import GROKKED, grokking_events

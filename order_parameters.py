@@ -23,15 +23,8 @@ import numpy
 import torch
 from torch.nn.functional import cross_entropy
 
-from lab.bench.cli import script
+from lab.bench import Run, Shared, Snapshots, double, generator, option, parse, script, training
 from lab.bench.files import read_metrics
-from lab.bench.loop import training
-from lab.bench.options import option, parse
-from lab.bench.precision import double
-from lab.bench.runs import Run
-from lab.bench.seeds import generator
-from lab.bench.shared import Shared
-from lab.bench.snapshots import Snapshots
 from lab.data.modular import ModularTask, modular_addition
 from lab.drawings.orders import orders_figure
 from lab.measures import fourier, orders

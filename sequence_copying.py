@@ -22,15 +22,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import cross_entropy
 
-from lab.bench import plots
-from lab.bench.cli import script
-from lab.bench.errors import UserError
-from lab.bench.loop import training
-from lab.bench.options import option, parse
-from lab.bench.precision import double
-from lab.bench.runs import Run
-from lab.bench.seeds import generator
-from lab.bench.shared import Shared
+from lab.bench import Run, Shared, UserError, double, generator, option, parse, script, training
+from lab.bench.plots import metric_panels
 from lab.data.tasks import sequences_to_copy
 from lab.measures.events import grokking_events
 from lab.measures.smoothness import changes_by_one_symbol
@@ -145,9 +138,7 @@ def main(argv=None) -> None:
     data = sequences_to_copy(number, o.symbols, o.length, o.seed, o.random_labels)
     run = Run("sequence_copying", o)
     train(run, o, data)
-    run.save_figure(
-        plots.metric_panels({"": run.metrics()}, PANELS, run.begun_by, events=run.results())
-    )
+    run.save_figure(metric_panels({"": run.metrics()}, PANELS, run.begun_by, events=run.results()))
     print(run.folder)
 
 

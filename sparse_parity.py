@@ -22,14 +22,7 @@ from dataclasses import dataclass
 
 import torch
 
-from lab.bench import plots
-from lab.bench.cli import script
-from lab.bench.errors import UserError
-from lab.bench.loop import training
-from lab.bench.options import option, parse
-from lab.bench.runs import Run
-from lab.bench.seeds import generator
-from lab.bench.shared import Shared
+from lab.bench import Run, Shared, UserError, generator, option, parse, plots, script, training
 from lab.data.tasks import parity
 from lab.measures.events import grokking_events
 from lab.measures.smoothness import Cube

@@ -23,14 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import cross_entropy
 
-from lab.bench.cli import script
-from lab.bench.errors import UserError
-from lab.bench.loop import training
-from lab.bench.options import option, parse
-from lab.bench.runs import Run
-from lab.bench.seeds import generator
-from lab.bench.shared import Shared
-from lab.bench.snapshots import Snapshots
+from lab.bench import Run, Shared, Snapshots, UserError, generator, option, parse, script, training
 from lab.data.modular import ModularTask, modular_addition
 from lab.drawings.spectrum import spectrum_figure, write_tables
 from lab.fast.modular_tables import ModularTransformer

@@ -19,14 +19,7 @@ import torch
 from matplotlib.figure import Figure
 from torch.nn.functional import mse_loss
 
-from lab.bench import plots
-from lab.bench.cli import script
-from lab.bench.loop import training
-from lab.bench.options import option, parse
-from lab.bench.precision import double
-from lab.bench.runs import Run
-from lab.bench.seeds import generator
-from lab.bench.shared import Shared
+from lab.bench import Run, Shared, double, generator, option, parse, plots, script, training
 from lab.fast.span import FirstLayer, plain, span
 from utils import Centroids, JacobianRegulariser
 
