@@ -25,7 +25,7 @@ from torch.nn.functional import cross_entropy, mse_loss, one_hot
 
 from lab.bench import Run, Snapshots, generator, option, parse, plots, script, training
 from lab.bench.draws import ORDERS
-from lab.bench.loop import log_steps
+from lab.bench.loop import above, log_steps
 from lab.data import images
 from lab.data.images import CLASSES, PROJECTIONS, ImageOptions, accuracy
 from lab.fast.relu_norm import ReluRegulariser
@@ -45,18 +45,14 @@ class Options(ImageOptions):
     init_scale: float = option(8.0, "factor on all initial weights", above=0)
     loss_fn: str = option("CrossEntropy", "the loss", choices=("MSE", "CrossEntropy"))
     jr: float = option(
-        0.0,
-        "weight of the Jacobian regulariser, λ_Jac; the paper: 1e-3 for CrossEntropy, 1e-4 for MSE",
-        least=0,
+        0.0, "weight of the Jacobian regulariser, λ_Jac; the paper: 1e-3, for MSE 1e-4", least=0
     )
     num_projections: str = option(
-        "1", "random directions a point that estimate the norm, or exact", choices=PROJECTIONS,
-        needs="jr",
-    )  # fmt: skip
+        "1", "random directions a point for the norm, or exact", choices=PROJECTIONS, needs="jr"
+    )
     jr_fraction: float = option(
-        1.0, "share of each batch that the norm is averaged over, drawn anew", above=0, most=1,
-        needs="jr",
-    )  # fmt: skip
+        1.0, "share of a batch that the norm is averaged over", above=0, most=1, needs="jr"
+    )
     autograd: bool = option(False, "the norm by autograd, not in closed form", needs="jr")
     grokfast: bool = option(False, "amplify slow gradients (Lee et al. 2024), α 0.8, λ 0.1")
     adv_training: bool = option(False, "noise on the inputs, of std max(0.06 (1 − accuracy), 0.03)")
@@ -87,14 +83,12 @@ def train(run: Run, o: Options, data: images.Images) -> None:
     widths = [x.shape[1], *[o.width] * (o.depth - 1), CLASSES]
     network = relu_mlp(widths, generator(o.seed, "weights"), o.init_scale).to(x)
     parameters = list(network.parameters())
-    optimiser = {"adamw": partial(torch.optim.AdamW, fused=True), "muon": muon}[o.optimiser](
-        parameters, lr=o.lr, weight_decay=o.weight_decay
-    )
+    kind = muon if o.optimiser == "muon" else partial(torch.optim.AdamW, fused=True)
+    optimiser = kind(parameters, lr=o.lr, weight_decay=o.weight_decay)
     batch = run.batches(len(x), o.batch_size, o.order)
     projections = None if o.num_projections == "exact" else int(o.num_projections)
-    regulariser = (JacobianRegulariser if o.autograd else ReluRegulariser)(
-        network, projections, generator=run.generator("projections")
-    )
+    kind = JacobianRegulariser if o.autograd else ReluRegulariser
+    regulariser = kind(network, projections, generator=run.generator("projections"))
     mixing = run.generator("part")  # so that the first of a batch are a random part of it
     grokfast, noise = Grokfast(parameters), InputNoise(x, run.generator("noise"))
     snapshots = Snapshots()  # which linear regions are drawn from
@@ -118,10 +112,7 @@ def train(run: Run, o: Options, data: images.Images) -> None:
     checks = range(0, o.steps + 1, o.check_every * batch.epoch_length)
     when = {"measured": {*log_steps(o.steps, o.num_logs), *checks}, "kind": batch.begins_epoch}
 
-    def stop(row: dict[str, float]) -> bool:
-        return o.stop_at is not None and row["test_accuracy"] > o.stop_at
-
-    for step in training(run, measure, stop=stop, **when, **state):
+    for step in training(run, measure, stop=above("test_accuracy", o.stop_at), **when, **state):
         points, wanted = batch(x), batch(targets)
         if o.adv_training:
             if batch.begins_epoch(step):
@@ -132,8 +123,8 @@ def train(run: Run, o: Options, data: images.Images) -> None:
         elif o.jr_fraction == 1:
             outputs, norm = regulariser.outputs_and_norm(points)
         else:
-            some = torch.randperm(len(points), generator=mixing, device=mixing.device)
-            some = some[: max(1, round(len(points) * o.jr_fraction))]
+            number = max(1, round(len(points) * o.jr_fraction))
+            some = torch.randperm(len(points), generator=mixing, device=mixing.device)[:number]
             outputs, norm = network(points), regulariser(points[some])
         loss = loss_fn(outputs, wanted) + o.jr * norm
         optimiser.zero_grad()
@@ -143,8 +134,8 @@ def train(run: Run, o: Options, data: images.Images) -> None:
         optimiser.step()
 
     cosines = torch.cosine_similarity(jacobian(network, x), x[:, None], dim=2)
-    extremes = {"smallest": cosines.min(), "largest": cosines.max()}
-    run.store({f"{which}_row_cosine": cosine.item() for which, cosine in extremes.items()})
+    least, most = (extreme.item() for extreme in cosines.aminmax())
+    run.store({"smallest_row_cosine": least, "largest_row_cosine": most})
 
 
 @script

@@ -19,14 +19,13 @@ Verdict: results/comparison_to_ntk/README.md.
 from dataclasses import dataclass
 from functools import partial
 
-import numpy
 import torch
-from matplotlib.figure import Figure
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from lab.bench import Run, double, generator, option, parse, plots, script, training
+from lab.bench import Run, double, generator, option, parse, script, training
 from lab.data import images
 from lab.data.images import ImageOptions
+from lab.drawings.regime import regime_figure
 from lab.measures.kernels import relu_kernel_row
 from lab.networks.mlp import relu_mlp
 from utils import Centroids
@@ -121,35 +120,13 @@ def train(run: Run, o: Options, data: images.Images) -> None:
     run.store(begun)
 
 
-def feature_learning(steps: numpy.ndarray, kernel: numpy.ndarray) -> tuple[float, float]:
-    """From the first 5 % of a changing kernel's way, ups and downs added up, to the last 5 %."""
-    way = abs(numpy.diff(kernel)).cumsum()
-    way /= way[-1]
-    return steps[1:][way >= 0.05][0], steps[1:][way >= 0.95][0]
-
-
-def figure(m: dict[str, numpy.ndarray], typed: str) -> Figure:
-    """The panels, the regime shaded, the norm in the colour of the alignment's markers as well."""
-    drawing = plots.metric_panels({"": m}, PANELS, typed)
-    kernel, product, alignment, _ = drawing.axes
-    if len(m["step"]) > 2 and numpy.ptp(m["ntk_mean"]) > 0:
-        regime = feature_learning(m["step"], m["ntk_mean"])
-        for panel in (kernel, product):
-            label = "5 to 95 % of the kernel's change"
-            panel.axvspan(*regime, color=plots.COLOURS[2], alpha=0.15, label=label)
-        kernel.legend(loc="upper left")
-    markers = m["alignment_of_point"], m["centroid_norm_of_point"]
-    plots.coloured_line(alignment, m["step"], *markers, "norm of the centroid")
-    return drawing
-
-
 @script
 def main(argv=None) -> None:
     o = parse(Options, __doc__, argv)
     data = images.load(o, classes=(0, 1))
     run = Run("comparison_to_ntk", o)
     train(run, o, data)
-    run.save_figure(figure(run.metrics(), run.begun_by))
+    run.save_figure(regime_figure(run.metrics(), PANELS, run.begun_by))
     print(run.folder)
 
 

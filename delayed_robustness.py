@@ -122,10 +122,8 @@ def train(run: Run, o: Options, data: cifar.Cifar) -> None:
 
     measured = attacks | set(log_steps(o.steps, o.num_logs))
     for step in training(run, measure, measured=measured, network=network, optimiser=optimiser):
-        if o.jr > 0:
-            outputs, norm = regulariser.outputs_and_norm(batch(x))
-        else:
-            outputs, norm = network(batch(x)), 0.0
+        points = batch(x)
+        outputs, norm = regulariser.outputs_and_norm(points) if o.jr > 0 else (network(points), 0.0)
         loss = loss_fn(outputs, batch(targets)) + o.jr * norm
         optimiser.zero_grad()
         loss.backward(inputs=parameters)

@@ -30,7 +30,7 @@ import torch
 from torch.nn.functional import cross_entropy, mse_loss, one_hot
 
 from lab.bench import Run, Snapshots, UserError, generator, option, parse, script, training
-from lab.bench.loop import log_steps
+from lab.bench.loop import above, log_steps
 from lab.bench.plots import metric_panels
 from lab.data import images
 from lab.data.images import CLASSES, ImageOptions, accuracy
@@ -105,17 +105,12 @@ def train(run: Run, o: Options, data: images.Images) -> None:
             **{f"radius_{i}": w.radius for i, w in zip(o.samples, looked_at, strict=True)},
         }
 
-    def stop(row: dict[str, float]) -> bool:
-        return o.stop_at is not None and row["test_accuracy"] > o.stop_at
-
     state = {"network": network, "optimiser": optimiser, "snapshots": snapshots}
     checks = range(0, o.steps + 1, o.check_every * batch.epoch_length)
-    measured = {*log_steps(o.steps, o.num_logs), *checks}
+    measured, stop = {*log_steps(o.steps, o.num_logs), *checks}, above("test_accuracy", o.stop_at)
     for step in training(run, measure, stop=stop, measured=measured, **state):
-        if o.jr == 0:
-            outputs, norm = network(batch(x)), 0.0
-        else:
-            outputs, norm = regulariser.outputs_and_norm(batch(x))
+        points = batch(x)
+        outputs, norm = regulariser.outputs_and_norm(points) if o.jr > 0 else (network(points), 0.0)
         loss = loss_fn(outputs, batch(targets)) + o.jr * norm
         optimiser.zero_grad()
         loss.backward(inputs=parameters)

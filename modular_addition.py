@@ -26,8 +26,9 @@ from functools import partial
 
 import torch
 
-from lab.bench import Run, Shared, UserError, generator, option, parse, script, training
+from lab.bench import Run, Shared, generator, option, parse, script, training
 from lab.bench.files import first_step
+from lab.bench.loop import above
 from lab.bench.plots import metric_panels
 from lab.data.modular import OPERATIONS, SPLITS, ModularTask, modular_addition
 from lab.fast.modular_tables import ModularRegulariser, ModularTransformer
@@ -48,14 +49,13 @@ class Options(Shared):
         "pairs", "what trains or tests together: (a, b), or (a, b) and (b, a)", choices=SPLITS
     )
     d_model: int = option(128, "width of the residual stream", least=1)
-    heads: int = option(4, "attention heads, a divisor of d_model", least=1)
+    heads: int = option(4, "attention heads, a divisor of d_model", least=1, divides="d_model")
     d_mlp: int = option(512, "hidden units of the MLP", least=1)
     jr: float = option(0.0, "weight of the Jacobian regulariser, λ_Jac; the paper: 1e-3", least=0)
     fixed_embedding: bool = option(False, "train neither token embedding nor unembedding")
     trainable_unembedding: bool = option(
-        False, "train the unembedding all the same, as the official code does",
-        needs="fixed_embedding",
-    )  # fmt: skip
+        False, "train the unembedding all the same; official code", needs="fixed_embedding"
+    )
     lr: float = option(1e-3, "learning rate of full-batch AdamW", above=0)
     beta2: float = option(0.98, "AdamW's β₂", least=0, most=0.9999)
     weight_decay: float = option(1.0, "AdamW's decoupled weight decay", least=0)
@@ -63,9 +63,7 @@ class Options(Shared):
         0, "updates over which the learning rate rises from 0; Nanda et al.: 10", least=0
     )
     loss_precision: str = option(
-        "float64",
-        "precision of the cross-entropy, trained on and measured; the official code's: float32",
-        choices=("float64", "float32"),
+        "float64", "of the cross-entropy; official code: float32", choices=("float64", "float32")
     )
     stop_at: float | None = option(None, "test accuracy above which the run ends", above=0, most=1)
     steps: int = option(48_000, "full-batch updates", least=0)
@@ -125,10 +123,8 @@ def train(run: Run, o: Options, task: ModularTask) -> None:
             **(progress(logits, labels, train_set, loss_fn) if o.operation in SUMS else {}),
         }
 
-    def stop(row: dict[str, float]) -> bool:
-        return o.stop_at is not None and row["test_accuracy"] > o.stop_at
-
     state = {"network": network, "optimiser": optimiser}
+    stop = above("test_accuracy", o.stop_at)
     for step in training(run, measure, stop=stop, kind=lambda step: min(step, o.warmup), **state):
         if o.warmup > 0:
             optimiser.param_groups[0]["lr"] = o.lr * min(1, (step + 1) / o.warmup)
@@ -146,8 +142,6 @@ def train(run: Run, o: Options, task: ModularTask) -> None:
 @script
 def main(argv=None) -> None:
     o = parse(Options, __doc__, argv)
-    if o.d_model % o.heads:
-        raise UserError(f"--heads takes a divisor of --d_model {o.d_model}, got {o.heads}")
     task = modular_addition(o.p, o.train_fraction, o.seed, operation=o.operation, split=o.split)
     run = Run("modular_addition", o)
     if not run.results():

@@ -37,9 +37,7 @@ class Options(Shared):
     activation: str = option("relu", "of the hidden units", choices=tuple(ACTIVATIONS))
     tied: bool = option(False, "one embedding for both operands; takes the pairs a ≤ b only")
     init_std: float = option(0.15, "standard deviation of the initial first layer", above=0)
-    ridge: float = option(
-        RIDGE, "added to H Hᵀ, in units of the mean of its diagonal; 0 for none", least=0
-    )
+    ridge: float = option(RIDGE, "added to H Hᵀ, in means of its diagonal; 0 for none", least=0)
     sgd: bool = option(False, "train W₁ and W₂ too, from the same start and for the same time")
     optimiser: str = option(
         "adamw", "of --sgd; gd: gradient descent, L2", choices=("adamw", "gd"), needs="sgd"
@@ -57,21 +55,10 @@ PANELS = {
 }
 
 
-def task(o: Options) -> ModularTask:
-    everything = modular_addition(o.p, o.train_fraction, o.seed, o.random_labels)
-    if not o.tied:
-        return everything
-    # To a tied network (a, b) and (b, a) are one input: two rows of H would be the same, and test
-    # pairs whose mirror image trains would be known.
-    below = everything.pairs[:, 0] <= everything.pairs[:, 1]
-    train, test = (part[below[part]] for part in (everything.train, everything.test))
-    return everything._replace(train=train, test=test)
-
-
 def encoded(o: Options, pairs: torch.Tensor) -> torch.Tensor:
     """(B, 2p), or (B, p) counts for tied embeddings."""
     if not o.tied:
-        pairs = pairs + torch.tensor([0, o.p])
+        pairs = pairs + torch.tensor([0, o.p], device=pairs.device)
     return one_hot(pairs, o.p if o.tied else 2 * o.p).sum(1).double()
 
 
@@ -96,10 +83,9 @@ class Network(torch.nn.Module):
 
 def start(o: Options, device: torch.device):
     """Inputs and centred targets of all pairs, the task, and the flow at its start."""
-    t = task(o)
-    x = encoded(o, t.pairs).to(device)
-    y = (one_hot(t.labels, o.p).double() - 1 / o.p).to(device)
-    t = ModularTask(o.p, *(part.to(device) for part in t[1:]))
+    t = modular_addition(o.p, o.train_fraction, o.seed, o.random_labels).to(device)
+    t = t.one_order() if o.tied else t  # else two rows of H would be the same
+    x, y = encoded(o, t.pairs), one_hot(t.labels, o.p).double() - 1 / o.p
     w1 = initial_weights(o).to(device)
     return x, y, t, ZeroLossFlow(x[t.train], y[t.train], w1, o.activation, o.ridge)
 

@@ -25,6 +25,7 @@ from torch.nn.functional import cross_entropy
 
 from lab.bench import Run, Shared, Snapshots, double, generator, option, parse, script, training
 from lab.bench.files import read_metrics
+from lab.bench.loop import above
 from lab.data.modular import ModularTask, modular_addition
 from lab.drawings.orders import orders_figure
 from lab.measures import fourier, orders
@@ -102,11 +103,8 @@ def train(run: Run, o: Options, task: ModularTask) -> None:
             "frequency_dominance": fourier.frequency_dominance(both),
         }
 
-    def stop(row: dict[str, float]) -> bool:
-        return o.stop_at is not None and row["test_accuracy"] > o.stop_at
-
     state = {"network": network, "optimiser": optimiser, "snapshots": snapshots}
-    for step in training(run, measure, stop=stop, **state):
+    for step in training(run, measure, stop=above("test_accuracy", o.stop_at), **state):
         loss = cross_entropy(network(x), y)
         optimiser.zero_grad()
         loss.backward()

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import cross_entropy
 
-from lab.bench import Run, Shared, UserError, double, generator, option, parse, script, training
+from lab.bench import Run, Shared, double, generator, option, parse, script, training
 from lab.bench.plots import metric_panels
 from lab.data.tasks import sequences_to_copy
 from lab.measures.events import grokking_events
@@ -47,7 +47,7 @@ class Options(Shared):
     init_scale: float = option(3.0, "factor on the initial weights", above=0)
     beta2: float = option(0.98, "AdamW's β₂", least=0, most=0.9999)
     d_model: int = option(64, "width of the residual stream", least=1)
-    heads: int = option(4, "attention heads, a divisor of d_model", least=1)
+    heads: int = option(4, "attention heads, a divisor of d_model", least=1, divides="d_model")
     d_mlp: int = option(256, "hidden units of the MLP", least=1)
     steps: int = option(3000, "updates of the parameters", least=0)
     num_logs: int = option(96, "measurements, log-spaced, first and last included", least=2)
@@ -132,8 +132,6 @@ def train(run: Run, o: Options, data: tuple[torch.Tensor, torch.Tensor]) -> None
 @script
 def main(argv=None) -> None:
     o = parse(Options, __doc__, argv)
-    if o.d_model % o.heads:
-        raise UserError(f"--heads takes a divisor of --d_model {o.d_model}, got {o.heads}")
     number = o.samples + o.test_samples
     data = sequences_to_copy(number, o.symbols, o.length, o.seed, o.random_labels)
     run = Run("sequence_copying", o)

@@ -43,7 +43,13 @@ class Options(Shared):
     width: int = option(256, "hidden units of the MLP, or of the transformer's MLP", least=1)
     alpha: float = option(0.0, "width^(−alpha) scales the first layer", needs="model mlp")
     d_model: int = option(128, "the transformer's width", least=1, needs="model transformer")
-    heads: int = option(4, "its heads, a divisor of --d_model", least=1, needs="model transformer")
+    heads: int = option(
+        4,
+        "its heads, a divisor of --d_model",
+        least=1,
+        needs="model transformer",
+        divides="d_model",
+    )
     lr: float = option(3e-3, "learning rate, all pairs in one batch", above=0)
     beta2: float = option(0.98, "decay of the mean squared gradient", least=0, most=0.9999)
     decay: str = option(
@@ -130,22 +136,15 @@ def train(run: Run, o: Options, task: ModularTask, low: torch.Tensor) -> None:
     run.store(grokking_events(run.metrics()))
 
 
-def check(o: Options) -> None:
-    """Raises UserError for options that do not go together."""
+@script
+def main(argv=None) -> None:
+    o = parse(Options, __doc__, argv)
     if o.permuted_torus and o.complete_graph:
         raise UserError("--complete_graph looks the same permuted; leave out --permuted_torus")
     if o.penalty_form == "quotient" and o.complete_graph:
         raise UserError("--penalty_form quotient is constant on the --complete_graph; take mean")
-    if o.model == "transformer" and o.d_model % o.heads:
-        raise UserError(f"--heads takes a divisor of --d_model {o.d_model}, got {o.heads}")
     if o.decay == "l2" and o.weight_decay == 0:
         raise UserError("--decay l2 takes a --weight_decay above 0, got 0")
-
-
-@script
-def main(argv=None) -> None:
-    o = parse(Options, __doc__, argv)
-    check(o)
     task = modular_addition(o.p, o.train_fraction, o.seed, o.random_labels)
     low = spectra.low_band(o.p, o.band, o.band_value, o.include_zero)
     run = Run("spectral_shift", o)

@@ -21,11 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lab.bench import cluster, estimates, processes
-from lab.bench.cli import script
+from lab.bench import Shared, cluster, estimates, option, processes, script
 from lab.bench.errors import TrainingError, UserError
-from lab.bench.options import LETTERS, option
-from lab.bench.shared import Shared
+from lab.bench.options import LETTERS
 from lab.bench.sweeps import ROOT, Job, each_once, grids_of, jobs_of, options_in, size_of
 from lab.bench.takes import Takes
 

@@ -16,10 +16,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from matplotlib.figure import Figure
 from torch.nn.functional import mse_loss
 
-from lab.bench import Run, Shared, double, generator, option, parse, plots, script, training
+from lab.bench import Run, Shared, double, generator, option, parse, script, training
+from lab.drawings.robustness import robustness_figure
 from lab.fast.span import FirstLayer, plain, span
 from utils import Centroids, JacobianRegulariser
 
@@ -42,7 +42,6 @@ class Options(Shared):
 
 NOISE = (0.2, 0.4, 0.6, 0.8, 1.0)  # standard deviations of the perturbations
 SIGNAL = 2  # coordinates that carry the label
-NORMS = 0.0, 0.7  # ends of the colours, so that both rows can be compared
 PANELS = {
     "accuracy": ("test_accuracy", "train_accuracy"),
     "accuracy under noise": ("accuracy_at_0.2", "accuracy_at_0.6", "accuracy_at_1.0"),
@@ -132,30 +131,13 @@ def train(run: Run, o: Options) -> None:
         optimiser.step()
 
 
-def figure(run: Run) -> Figure:
-    """The paper's two panels: alignment of a point, and accuracy with and without noise."""
-    m = run.metrics()
-    drawing, (left, right) = plots.panels(2, run.begun_by)
-    drawn = m["alignment_of_point"], m["centroid_norm_of_point"], "norm of the centroid", NORMS
-    plots.coloured_line(left, m["step"], *drawn)
-    left.set_ylabel("centroid alignment of a training point")
-    right.plot(m["step"], m["train_accuracy"], color="black", ls="--", label="train")
-    right.plot(m["step"], m["test_accuracy"], color="black", label="test")
-    plots.graded_lines(right, m["step"], {f"noise, σ = {s}": m[f"accuracy_at_{s}"] for s in NOISE})
-    right.set_ylabel("accuracy")
-    right.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
-    for axes in (left, right):
-        plots.step_axis(axes, m["step"][-1])
-    return drawing
-
-
 @script
 def main(argv=None) -> None:
     o = parse(Options, __doc__, argv)
     run = Run("xor_grokking", o)
     if not run.finished:  # else it would take seconds to make the data
         train(run, o)
-    run.save_figure(figure(run))
+    run.save_figure(robustness_figure(run.metrics(), run.begun_by))
     print(run.folder)
 
 

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy
@@ -50,6 +51,14 @@ def run(script: str, *arguments: object, folder: Path) -> subprocess.CompletedPr
     process = start(script, *arguments, folder=folder)
     out, err = process.communicate(timeout=300)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def code_of(main: Callable[[list[str]], int], words: Iterable[object]) -> object:
+    """Exit code of a script's `main`, whether it is returned or ends the script on its way."""
+    try:
+        return main([str(word) for word in words])
+    except SystemExit as ended:
+        return ended.code
 
 
 def interrupt(

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 import accelerate
+from helpers import code_of
 from lab.bench.files import read_metrics
 from lab.methods.interface import methods
 from lab.methods.trials import SHARED, drawn
@@ -91,10 +92,7 @@ def test_trials_are_the_same_for_all_methods_and_spread_over_the_space():
     ],
 )
 def test_bad_input_is_one_line_before_a_folder_is_made(words, says, capsys, tmp_path):
-    try:
-        code = accelerate.main(words.split())
-    except SystemExit as ended:
-        code = ended.code
+    code = code_of(accelerate.main, words.split())
     complaint = capsys.readouterr().err
     assert (code, complaint.count("\n")) == (2, 1), complaint
     assert says in complaint

@@ -16,6 +16,7 @@ from lab.bench.files import read_config, read_metrics
 from lab.bench.seeds import generator
 from lab.data import images
 from lab.data.images import ImageOptions
+from lab.drawings.regime import feature_learning
 from lab.measures.kernels import kernel_row, relu_kernel_row
 from lab.networks.mlp import relu_mlp
 from lab.reports import figure_10
@@ -234,7 +235,7 @@ def test_figure_10_of_the_committed_networks():
 def test_feature_learning_interval():
     steps = numpy.arange(101)
     kernel = numpy.clip(steps - 40, 0, 20).astype(float)
-    assert comparison_to_ntk.feature_learning(steps, kernel) == (41, 59)
+    assert feature_learning(steps, kernel) == (41, 59)
 
 
 def test_a_kernel_that_never_changes_is_drawn_without_a_regime():

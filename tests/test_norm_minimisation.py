@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import norm_minimisation
-from helpers import interrupt, run
+from helpers import code_of, interrupt, run
 from lab.bench.errors import TrainingError, UserError
 from lab.bench.seeds import generator
 from lab.data.modular import modular_addition
@@ -246,10 +246,7 @@ def test_a_killed_run_continues_bit_for_bit(tmp_path):
     ],
 )
 def test_bad_input(arguments, message, tmp_path, capsys):
-    try:
-        code = norm_minimisation.main([str(a) for a in arguments])
-    except SystemExit as stop:
-        code = stop.code
+    code = code_of(norm_minimisation.main, arguments)
     assert code == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1

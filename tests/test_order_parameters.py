@@ -11,7 +11,7 @@ import yaml
 import order_parameters
 import report
 import sweep
-from helpers import ROOT, interrupt, run
+from helpers import ROOT, code_of, interrupt, run
 from lab.bench.files import read_metrics
 from lab.bench.options import parse
 from lab.bench.seeds import generator
@@ -266,10 +266,7 @@ def test_killed_run_continues_as_if_it_had_not_been(tmp_path):
     ],
 )
 def test_bad_input_is_one_line_and_makes_no_folder(tmp_path, capsys, options, what):
-    try:
-        code = order_parameters.main([str(each) for each in options])
-    except SystemExit as stop:
-        code = stop.code
+    code = code_of(order_parameters.main, options)
     assert code == 2
     error = capsys.readouterr().err
     assert what in error and error.count("\n") == 1

@@ -10,7 +10,7 @@ import torch
 import yaml
 
 import sequence_copying
-from helpers import interrupt, run
+from helpers import code_of, interrupt, run
 from lab.bench.seeds import generator
 from lab.data.tasks import distinct_points, sequences_to_copy
 from lab.measures.smoothness import changes_by_one_symbol
@@ -181,10 +181,7 @@ def test_a_runs_own_config_gives_the_same_run(tmp_path, capsys):
     ],
 )
 def test_bad_input_is_named_before_a_folder_is_made(arguments, complaint, tmp_path, capsys):
-    try:
-        code = main([*arguments, "--out_dir", str(tmp_path / "runs")])
-    except SystemExit as stop:
-        code = stop.code
+    code = code_of(main, [*arguments, "--out_dir", str(tmp_path / "runs")])
     error = capsys.readouterr().err.strip()
     assert code == 2 and complaint in error and "\n" not in error
     assert not (tmp_path / "runs").exists()

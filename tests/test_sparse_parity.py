@@ -10,7 +10,7 @@ import torch
 import yaml
 
 import sparse_parity
-from helpers import interrupt, run
+from helpers import code_of, interrupt, run
 from lab.bench.draws import Batches
 from lab.bench.files import first_step
 from lab.bench.seeds import generator
@@ -209,10 +209,7 @@ def test_a_runs_own_config_gives_the_same_run(tmp_path, capsys):
     ],
 )
 def test_bad_input_is_named_before_a_folder_is_made(arguments, complaint, tmp_path, capsys):
-    try:
-        code = main([*arguments, "--out_dir", str(tmp_path / "runs")])
-    except SystemExit as stop:
-        code = stop.code
+    code = code_of(main, [*arguments, "--out_dir", str(tmp_path / "runs")])
     error = capsys.readouterr().err.strip()
     assert code == 2 and complaint in error and "\n" not in error
     assert not (tmp_path / "runs").exists()

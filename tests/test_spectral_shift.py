@@ -12,7 +12,7 @@ import yaml
 import report
 import spectral_shift
 import sweep
-from helpers import ROOT, interrupt, run
+from helpers import ROOT, code_of, interrupt, run
 from lab.bench.errors import UserError
 from lab.bench.files import read_metrics
 from lab.bench.seeds import generator
@@ -408,7 +408,7 @@ def test_ablation_compares_the_runs_that_are_there(tmp_path, monkeypatch, capsys
 )
 def test_bad_input_is_one_line_and_makes_no_folder(tmp_path, monkeypatch, capsys, options, what):
     monkeypatch.chdir(tmp_path)
-    assert spectral_shift.main([*options]) == 2
+    assert code_of(spectral_shift.main, options) == 2
     err = capsys.readouterr().err
     assert what in err
     assert err.count("\n") == 1

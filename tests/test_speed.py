@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks.timing import Products, in_turns
-from helpers import ROOT
+from helpers import ROOT, code_of
 from lab.bench import cli
 from lab.bench.seeds import generator
 from lab.networks.modular_mlp import ModularMLP
@@ -133,9 +133,6 @@ def test_a_benchmark_says_in_one_line_what_a_bad_value_should_be(capsys):
         ("--device abacus", "argument --device: takes one of auto, cpu"),
         ("--p 10", "prime"),
     ):
-        try:
-            code = modular_step.main(words.split())
-        except SystemExit as ended:
-            code = ended.code
+        code = code_of(modular_step.main, words.split())
         complaint = capsys.readouterr().err
         assert code == 2 and said in complaint and len(complaint.splitlines()) == 1

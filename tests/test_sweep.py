@@ -311,6 +311,10 @@ def test_a_process_for_each_gpu(monkeypatch, visible, per_device, workers, expec
         (["modular_addition.py", "--trainable_unembedding"], "goes with --fixed_embedding"),
         (["spectral_shift.py", "--permuted_torus"], "goes with --laplacian_penalty"),
         (["accelerating_grokking.py", "--jr_fraction", "0.5"], "goes with --jr"),
+        (
+            ["modular_addition.py", "--heads", "3"],
+            "--heads takes a divisor of --d_model 128, got 3",
+        ),
         (["xor_grokking.py", "--device", "cuda:9"], "--device takes one of"),
         (["xor_grokking.py", "--workers", "0"], "--workers takes a whole number of at least 1"),
         (["xor_grokking.py", "--workers", "99999999"], "of at most 10,000"),

@@ -151,6 +151,11 @@ def _not_finite(run: Run, what: str) -> TrainingError:
     return TrainingError(f"{what}{cause} ({kept})")
 
 
+def above(column: str, level: float | None) -> Callable[[dict[str, float]], bool]:
+    """For `stop`: whether a metric is above a level; never where that is None."""
+    return lambda row: level is not None and row[column] > level
+
+
 @contextmanager
 def signals() -> Iterator[list[int]]:
     """Collects SIGINT and SIGTERM, so that an update is never cut in two; a second one ends all."""

@@ -25,6 +25,7 @@ def option(
     help: str | None,
     *,
     needs: str = "",
+    divides: str = "",
     names_run: bool = True,
     **takes: typing.Any,
 ) -> typing.Any:
@@ -35,13 +36,14 @@ def option(
             option that is there for runs alone, and stays out of it.
         needs: another option without which this one has no meaning, and its values that give it
             one, all but false, none and zero if there are none: "model transformer", "sgd".
+        divides: another option, a whole number of which this one must be a divisor.
         names_run: False for an option that does not change what a run computes; it stays out of
             the run's name and may differ when the run is continued.
         takes: `least`, `above` (excludes its bound), `most`: bounds of a number; or `choices`, the
             only values allowed.
     """
-    metadata = {"help": help, "needs": needs, "takes": takes, "names_run": names_run}
-    return dataclasses.field(default=default, metadata=metadata)
+    metadata = {"help": help, "needs": needs, "divides": divides, "takes": takes}
+    return dataclasses.field(default=default, metadata={**metadata, "names_run": names_run})
 
 
 def parse(cls: type, account: str | None, argv: list[str] | None = None) -> typing.Any:
@@ -105,9 +107,13 @@ class _Page(argparse.RawDescriptionHelpFormatter):
 
 
 def check_needs(options: typing.Any) -> None:
-    """Raises UserError if an option is given whose mode is not."""
+    """Raises UserError if an option is given whose mode is not, or is no divisor where it must."""
     for f in dataclasses.fields(options):
-        if f.metadata["needs"] and getattr(options, f.name) != f.default:
+        value, whole = getattr(options, f.name), f.metadata["divides"]
+        if whole and getattr(options, whole) % value:
+            there = getattr(options, whole)
+            raise UserError(f"--{f.name} takes a divisor of --{whole} {there}, got {value}")
+        if f.metadata["needs"] and value != f.default:
             other, *values = f.metadata["needs"].split()
             there = getattr(options, other)
             if not (str(there) in values if values else there):

@@ -38,6 +38,15 @@ class ModularTask(NamedTuple):
         """The same task with its tensors on a device."""
         return ModularTask(self.p, *(part.to(device) for part in self[1:]))
 
+    def one_order(self) -> ModularTask:
+        """The same task, in which only the pairs a ≤ b train or test.
+
+        To a network with one embedding for both operands (a, b) and (b, a) are one input.
+        """
+        below = self.pairs[:, 0] <= self.pairs[:, 1]
+        train, test = (part[below[part]] for part in (self.train, self.test))
+        return self._replace(train=train, test=test)
+
     def unmirrored(self) -> Tensor:
         """Indices of the test pairs (a, b) of which (b, a) does not train either, ascending.
 
