@@ -10,8 +10,7 @@ by more than Grokfast or noise on the inputs.
     python accelerating_grokking.py --jr 1e-3                    # GrokAlign, 4 min
     python accelerating_grokking.py --loss_fn MSE --jr 1e-4      # 24 min; its baseline 29 min
     python accelerating_grokking.py --grokfast         # or --adv_training, --optimiser muon
-    python sweep.py configs/table_1.yaml                         # all of Table 1, ten seeds
-    python report.py table_1                                     # the tables, from finished runs
+    python sweep.py configs/table_1.yaml    # all of Table 1, ten seeds; then report.py table_1
 
 Precision and order of the points are the official code's; there are no biases.
 Verdict: results/accelerating_grokking/README.md.

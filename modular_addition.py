@@ -9,15 +9,13 @@ unembedding fixed that is the only solution left, and GrokAlign does bring it fo
     python modular_addition.py --jr 1e-3                         # Figure 8, 130 min
     python modular_addition.py --fixed_embedding [--jr 1e-3]     # Figure 9, the same times
     python modular_addition.py --p 59 --train_fraction 0.4 --steps 5000   # under 3 min: it groks
-    python sweep.py configs/figure_8.yaml                        # both runs of Figure 8; 9 likewise
-    python report.py figure_8                                    # Figure 8 from these; 9 likewise
+    python sweep.py configs/figure_8.yaml     # both runs; then report.py figure_8; 9 likewise
     python report.py frequency_norms default jr=0.001            # the embeddings' Fourier norms
 
 Test pairs come in two kinds. One embedding serves both operands, so that (a, b) is solved once
 (b, a) trains; `test_accuracy_unmirrored` is that of the pairs (a, b) with neither order training.
 Jacobians, of the regulariser and of the alignment, are by the three token embeddings, that of "="
 among them, as in the official code, and alignment is that of training pairs.
-
 Verdict: results/modular_addition/README.md.
 """
 
@@ -59,9 +57,7 @@ class Options(Shared):
     lr: float = option(1e-3, "learning rate of full-batch AdamW", above=0)
     beta2: float = option(0.98, "AdamW's β₂", least=0, most=0.9999)
     weight_decay: float = option(1.0, "AdamW's decoupled weight decay", least=0)
-    warmup: int = option(
-        0, "updates over which the learning rate rises from 0; Nanda et al.: 10", least=0
-    )
+    warmup: int = option(0, "updates of a rising learning rate; Nanda et al.: 10", least=0)
     loss_precision: str = option(
         "float64", "of the cross-entropy; official code: float32", choices=("float64", "float32")
     )
