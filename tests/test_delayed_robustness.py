@@ -166,16 +166,17 @@ def test_figure_6_draws_images_and_their_centroids(capsys, monkeypatch):
     assert (RUNS / "figure_6.png").read_bytes().startswith(b"\x89PNG")
     assert {path: path.stat().st_mtime_ns for path in RUNS.glob("*/*")} == before
     ((rows, captions, _),) = drawn
-    assert list(rows) == ["training image", "jr0", "jr0.01"]
+    aligned = "GrokAlign (λ_Jac 0.01)"
+    assert list(rows) == ["training image", "weight decay", aligned]
     images = cifar.load(delayed_robustness.Options(points=12, device="cpu")).x[:8]
     assert torch.equal(rows["training image"], images)
     network = convolutional_network(2, 10, generator(1))
     state = torch.load(RUNS / "jr0.01/checkpoint.pt", weights_only=True)["state"]["network"]
     network.load_state_dict(state)
     found = Centroids(network)(Normalisation(cifar.MEAN, cifar.STD)(images))
-    for shown, centroid in zip(rows["jr0.01"], found.centroids, strict=True):
+    for shown, centroid in zip(rows[aligned], found.centroids, strict=True):
         torch.testing.assert_close(2 * shown - 1, centroid / centroid.abs().max())
-    assert captions["jr0.01"] == [f"cosine {a:.2f}" for a in found.alignments]
+    assert captions[aligned] == [f"cosine {a:.2f}" for a in found.alignments]
     assert report.main(["figure_6", "jr0", "jr0.01", "--name", "both"]) == 0
     assert (RUNS / "both.png").exists()
 

@@ -81,20 +81,20 @@ def metric_panels(
         labels = [None] * len(runs)
     for axis, (label, wanted) in zip(axes, contents.items(), strict=False):
         names = [name for name in wanted if any(name in m for m in everything)]
-        for colour, shown, seeds in zip(colours, labels, groups.values(), strict=False):
+        for i, (colour, seeds) in enumerate(zip(colours, groups.values(), strict=False)):
             for m, (style, name) in product(seeds, zip(LINES, names, strict=False)):
                 if name not in m:
                     continue
                 kind = {"ls": style} if against == "step" else {"ls": "", "marker": "o", "ms": 4}
                 kind["lw"] = 2.0 if len(seeds) == 1 else 1.2
                 there = numpy.isfinite(m[name])  # not every step may have been measured
-                axis.plot(m[against][there], m[name][there], color=colour, label=shown, **kind)
-                shown = None  # once a run
+                axis.plot(m[against][there], m[name][there], color=colour, label=labels[i], **kind)
+                labels[i] = None  # named once, in the first panel that has it
         if len(names) > 1:  # the styles, below the runs
             for style, name in zip(LINES, names, strict=False):
                 axis.plot([], [], color="#666666", ls=style, label=in_words(name))
         mark(axis, events or {}, named=axis is axes[0])
-        if len(names) > 1 or (axis is axes[0] and (any(labels) or events)):
+        if axis.get_legend_handles_labels()[0]:
             axis.legend()
         if _wide(numpy.concatenate([m[n] for m in everything for n in names if n in m])):
             axis.set_yscale("log")

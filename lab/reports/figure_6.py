@@ -15,6 +15,7 @@ from lab.data.cifar import CLASSES, CifarOptions
 from lab.fast.convolutions import convolutional_network
 from lab.networks.mlp import Normalisation
 from lab.reports import Request
+from lab.reports.figure_5 import label
 from utils import Centroids
 
 SCRIPT = "delayed_robustness"
@@ -33,10 +34,12 @@ def report(request: Request) -> None:
     above = request.out_dir / SCRIPT
     folders = [run_folder(given, above) for given in request.words or RUNS]
     networks = [trained(folder) for folder in folders]
+    names = [label(read_config(folder)["jr"]) for folder in folders]
+    names = names if len({*names}) == len(names) else short_names(folders)
     points = max(read_config(folder)["points"] for folder in folders)
     raw = cifar.load(CifarOptions(points=points, data_dir=request.data_dir, device="cpu")).x[:SHOWN]
     rows, captions = {"training image": raw}, {}
-    for name, network in zip(short_names(folders), networks, strict=True):
+    for name, network in zip(names, networks, strict=True):
         found = Centroids(network)(Normalisation(cifar.MEAN, cifar.STD)(raw))
         largest = found.centroids.abs().amax(dim=(1, 2, 3), keepdim=True)
         # Zero is mid-grey, and each centroid's largest entry, of either sign, is full scale.
