@@ -9,7 +9,7 @@ Jacobians near rank one, and robustness comes with it.
     python delayed_robustness.py --jr 0.001                    # GrokAlign, 26 h; better on a GPU
     python report.py figure_5                                  # both in one figure
     python report.py figure_6 default jr=0.001                 # Figure 6, the centroids
-    python sweep.py configs/figure_5.yaml                      # both, small: 35 and 75 min
+    python sweep.py configs/figure_5.yaml                      # both, small: 32 and 68 min
     python delayed_robustness.py --filters 8 --points 256 --batch_size 64 --steps 10000 --jr 0.001
 
 The last, in less than ten minutes, shows which way GrokAlign leads; robustness takes longer.
