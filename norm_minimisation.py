@@ -37,7 +37,7 @@ class Options(Shared):
     activation: str = option("relu", "of the hidden units", choices=tuple(ACTIVATIONS))
     tied: bool = option(False, "one embedding for both operands; takes the pairs a ≤ b only")
     init_std: float = option(0.15, "standard deviation of the initial first layer", above=0)
-    ridge: float = option(RIDGE, "added to H Hᵀ, in means of its diagonal; 0 for none", least=0)
+    ridge: float = option(RIDGE, "added to H Hᵀ, times the mean of its diagonal; 0: none", least=0)
     sgd: bool = option(False, "train W₁ and W₂ too, from the same start and for the same time")
     optimiser: str = option(
         "adamw", "of --sgd; gd: gradient descent, L2", choices=("adamw", "gd"), needs="sgd"
