@@ -359,6 +359,7 @@ def test_the_phase_diagram_says_who_got_there():
         {"weight decay": "1", "alpha 0": "60, –", "alpha 0.5": "–"},
     ]
     assert phase_diagram.order_parameters(cells) == [
+        {"order parameter": "runs", "grokked": "2", "memorised only": "2", "apart": "–"},
         {"order parameter": "order", "grokked": "2", "memorised only": "1", "apart": "yes"},
         {"order parameter": "same", "grokked": "7", "memorised only": "7", "apart": "no"},
     ]

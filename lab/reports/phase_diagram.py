@@ -86,7 +86,7 @@ def steps_of(cells: Cells, event: str) -> list[Row]:
 
 
 def order_parameters(cells: Cells) -> list[Row]:
-    """Their values at the end, in the runs that grokked and in those that memorised only."""
+    """How many runs grokked and memorised only, and the order parameters at the end of them."""
     every = [run for runs in cells.values() for run in runs.runs]
 
     def ended(wanted: Callable[[Finished], bool]) -> Runs:
@@ -96,7 +96,8 @@ def order_parameters(cells: Cells) -> list[Row]:
         "grokked": ended(lambda run: run.results["grokked_at"] is not None),
         "memorised only": ended(lambda run: run.metrics["test_accuracy"][-1] <= MEMORISED_ONLY),
     }
-    rows = []
+    counts = {group: str(runs.n) for group, runs in groups.items()}
+    rows: list[Row] = [{"order parameter": "runs", **counts, "apart": "–"}]
     for column in (name for name in every[0].metrics if name not in NOT_ORDERS):
         values = [runs.end(column) for runs in groups.values()]
         spans = (each.span(".3g") if each.n else "–" for each in values)
