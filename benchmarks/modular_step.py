@@ -20,15 +20,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.timing import (
-    at_least,
-    clock_of,
-    command_line,
-    in_turns,
-    present_device,
-    settle,
-    table,
-)
+from benchmarks.timing import clock_of, command_line, in_turns, present_device, settle, table
 from lab.bench.cli import script
 from lab.bench.seeds import generator
 from lab.data.modular import modular_addition
@@ -41,12 +33,8 @@ TARGETS = {"plain": 0.4, "regularised": 0.35}  # from tables over naive
 
 @script
 def main(argv=None) -> None:
-    parser = command_line(__doc__)
-    parser.add_argument(
-        "--p", type=at_least(1), default=113, help="modulus, a prime (default: 113)"
-    )
-    parser.add_argument(
-        "--rounds", type=at_least(1), default=15, help="turns that each step has (default: 15)"
+    parser = command_line(
+        __doc__, p=(113, "modulus, a prime"), rounds=(15, "turns that each step has")
     )
     parser.add_argument(
         "--device", type=present_device, default="cpu", help="cpu, cuda, … (default: cpu)"

@@ -18,7 +18,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.timing import at_least, command_line, in_turns, settle, table
+from benchmarks.timing import command_line, in_turns, settle, table
 from lab.bench.cli import script
 from lab.bench.seeds import generator
 from lab.data.modular import modular_addition
@@ -46,14 +46,12 @@ def plain_trace_alignment(network, pairs, labels):
 @script
 def main(argv=None) -> None:
     """Prints milliseconds and training steps of each order parameter, and their sum."""
-    parser = command_line(__doc__)
-    parser.add_argument("--p", type=at_least(1), default=97, help="modulus, a prime (default: 97)")
-    parser.add_argument(
-        "--width", type=at_least(1), default=512, help="hidden units (default: 512)"
-    )
-    parser.add_argument("--rounds", type=at_least(1), default=5, help="turns (default: 5)")
-    parser.add_argument(
-        "--plain", type=at_least(1), default=2000, help="pairs of the plain kernel (default: 2000)"
+    parser = command_line(
+        __doc__,
+        p=(97, "modulus, a prime"),
+        width=(512, "hidden units"),
+        rounds=(5, "turns"),
+        plain=(2000, "pairs of the plain kernel"),
     )
     o = parser.parse_args(argv)
     settle()

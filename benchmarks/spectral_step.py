@@ -20,15 +20,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.timing import (
-    at_least,
-    clock_of,
-    command_line,
-    in_turns,
-    present_device,
-    settle,
-    table,
-)
+from benchmarks.timing import clock_of, command_line, in_turns, present_device, settle, table
 from lab.bench.cli import script
 from lab.bench.seeds import generator
 from lab.data.modular import modular_addition
@@ -40,13 +32,11 @@ TARGET = 1.6  # penalised step over a step with the same forward pass
 
 @script
 def main(argv=None) -> None:
-    parser = command_line(__doc__)
-    parser.add_argument("--p", type=at_least(1), default=43, help="modulus, a prime (default: 43)")
-    parser.add_argument(
-        "--width", type=at_least(1), default=256, help="hidden units (default: 256)"
-    )
-    parser.add_argument(
-        "--rounds", type=at_least(1), default=20, help="turns that each step has (default: 20)"
+    parser = command_line(
+        __doc__,
+        p=(43, "modulus, a prime"),
+        width=(256, "hidden units"),
+        rounds=(20, "turns that each step has"),
     )
     parser.add_argument(
         "--device", type=present_device, default="cpu", help="cpu, cuda, … (default: cpu)"

@@ -65,12 +65,18 @@ class Products(TorchDispatchMode):
         return lambda: torch.mm(a, b, out=result)
 
 
-def command_line(docstring: str) -> argparse.ArgumentParser:
-    """A command line that tells what a benchmark does; what it does not take is one line."""
+def command_line(docstring: str, **numbers: tuple[int, str]) -> argparse.ArgumentParser:
+    """A command line that tells what a benchmark does; what it does not take is one line.
+
+    `numbers` are options that take a whole number of at least 1: the default, and what it is.
+    """
     parser = argparse.ArgumentParser(
         description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.error = lambda message: parser.exit(2, f"{parser.prog}: error: {message}\n")
+    for name, (default, text) in numbers.items():
+        text += f" (default: {default})"
+        parser.add_argument(f"--{name}", type=at_least(1), default=default, help=text)
     return parser
 
 
