@@ -198,3 +198,9 @@ def test_numbers_in_prose_come_from_runs(path):
     for taken in TAKEN:
         text = re.sub(taken, "", text, flags=re.M if taken[0] == "^" else re.S)
     assert re.findall(r"\S*\d[.,]\d\S*", text) == []
+
+
+def test_results_stay_small():
+    """As a disk counts, in blocks of 4 KiB; the states of runs are the first to leave out."""
+    sizes = [path.stat().st_size for path in (ROOT / "results").rglob("*") if path.is_file()]
+    assert sum(-(-size // 4096) * 4096 for size in sizes) < 25e6
