@@ -77,6 +77,10 @@ def test_a_legend_names_every_run_and_never_covers_the_panels(panels):
     contents = {f"loss {i}": ["loss"] for i in range(panels)}
     named = legends(plots.metric_panels({"_mine": m, "a,b": m}, contents, "python x.py"))
     assert [[text.strip() for text in texts] for texts in named] == [["_mine", "a, b"]]
+    both = {"loss": ["loss"], "both": ["loss", "step"]}
+    first, second = plots.metric_panels({"one": m, "two": m}, both, "python x.py").axes
+    named = [[text.get_text() for text in a.get_legend().get_texts()] for a in (first, second)]
+    assert named == [["one", "two"], ["loss", "step"]]  # runs once, and not again with the styles
     options = "dataset=digits,points=60,width=12,batch_size=24,clip=0.0,steps=12000,jr="
     many = {f"{options}{i}": m for i in range(12)}
     drawing = plots.metric_panels(many, contents, f"python report.py compare {' '.join(many)}")
