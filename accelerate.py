@@ -24,11 +24,22 @@ from dataclasses import dataclass
 import numpy
 import torch
 
-from lab.bench import Run, Shared, TrainingError, UserError, option, parse, script, training
+from lab.bench import (
+    MEMORISED,
+    Run,
+    Shared,
+    TrainingError,
+    UserError,
+    option,
+    parse,
+    script,
+    training,
+)
 from lab.bench.files import first_step
 from lab.bench.plots import level, metric_panels
+from lab.measures.losses import accuracy
 from lab.methods.interface import Method, methods
-from lab.methods.tasks import TASKS, Task, accuracy
+from lab.methods.tasks import TASKS, Task
 from lab.methods.trials import drawn, given
 
 METHODS = methods()
@@ -55,7 +66,6 @@ class Options(Shared):
 
 
 EVERY, HELD = 10, 10  # updates between measurements; measurements for which the target is to hold
-MEMORISED = 0.99  # training accuracy
 PANELS = {"accuracy": ("test_accuracy", "train_accuracy"), "loss": ("loss",)}
 
 
@@ -88,7 +98,7 @@ def train(run: Run, task: Task, method: Method, lr: float, weight_decay: float) 
     state = {"network": network, "optimiser": optimiser, "method": method}
     measured = {*range(0, run.options.steps, EVERY), run.options.steps}
     # Methods may wait for the device, or count, so that no update is captured there.
-    for step in training(run, measure, stop=stop, measured=measured, kind=None, **state):
+    for step in training(run, measure, stop=stop, measured=measured, variant=None, **state):
         loss = method.loss(x, y)
         optimiser.zero_grad()
         loss.backward(inputs=parameters)

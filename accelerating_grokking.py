@@ -22,12 +22,13 @@ from functools import partial
 import torch
 from torch.nn.functional import cross_entropy, mse_loss, one_hot
 
-from lab.bench import Run, Snapshots, generator, option, parse, plots, script, training
+from lab.bench import GENERALISED, Run, Snapshots, generator, option, parse, plots, script, training
 from lab.bench.draws import ORDERS
 from lab.bench.loop import above, log_steps
 from lab.data import images
-from lab.data.images import CLASSES, PROJECTIONS, ImageOptions, accuracy
+from lab.data.images import CLASSES, PROJECTIONS, ImageOptions
 from lab.fast.relu_norm import ReluRegulariser
+from lab.measures.losses import accuracy
 from lab.methods.grokfast import Grokfast
 from lab.methods.input_noise import InputNoise
 from lab.methods.muon import muon
@@ -43,9 +44,7 @@ class Options(ImageOptions):
     depth: int = option(4, "layers of weights", least=2)
     init_scale: float = option(8.0, "factor on all initial weights", above=0)
     loss_fn: str = option("CrossEntropy", "the loss", choices=("MSE", "CrossEntropy"))
-    jr: float = option(
-        0.0, "weight of the Jacobian regulariser, λ_Jac; the paper: 1e-3, for MSE 1e-4", least=0
-    )
+    jr: float = option(0.0, "the regulariser's weight, λ_Jac; the paper: 1e-3, MSE 1e-4", least=0)
     num_projections: str = option(
         "1", "random directions a point for the norm, or exact", choices=PROJECTIONS, needs="jr"
     )
@@ -67,7 +66,6 @@ class Options(ImageOptions):
 
 
 MEASURED = 128  # training points at which the Jacobian is measured on the way
-GENERALISED = 0.85  # test accuracy
 PANELS = {
     "accuracy": ("test_accuracy", "train_accuracy"),
     "centroid alignment (mean)": ("alignment",),
@@ -82,12 +80,12 @@ def train(run: Run, o: Options, data: images.Images) -> None:
     widths = [x.shape[1], *[o.width] * (o.depth - 1), CLASSES]
     network = relu_mlp(widths, generator(o.seed, "weights"), o.init_scale).to(x)
     parameters = list(network.parameters())
-    kind = muon if o.optimiser == "muon" else partial(torch.optim.AdamW, fused=True)
-    optimiser = kind(parameters, lr=o.lr, weight_decay=o.weight_decay)
+    made_by = muon if o.optimiser == "muon" else partial(torch.optim.AdamW, fused=True)
+    optimiser = made_by(parameters, lr=o.lr, weight_decay=o.weight_decay)
     batch = run.batches(len(x), o.batch_size, o.order)
     projections = None if o.num_projections == "exact" else int(o.num_projections)
-    kind = JacobianRegulariser if o.autograd else ReluRegulariser
-    regulariser = kind(network, projections, generator=run.generator("projections"))
+    norm_of = JacobianRegulariser if o.autograd else ReluRegulariser
+    regulariser = norm_of(network, projections, generator=run.generator("projections"))
     mixing = run.generator("part")  # so that the first of a batch are a random part of it
     grokfast, noise = Grokfast(parameters), InputNoise(x, run.generator("noise"))
     snapshots = Snapshots()  # which linear regions are drawn from
@@ -109,8 +107,7 @@ def train(run: Run, o: Options, data: images.Images) -> None:
     state = {"network": network, "optimiser": optimiser, "snapshots": snapshots}
     state |= {"grokfast": grokfast, "noise": noise}
     checks = range(0, o.steps + 1, o.check_every * batch.epoch_length)
-    when = {"measured": {*log_steps(o.steps, o.num_logs), *checks}, "kind": batch.begins_epoch}
-
+    when = {"measured": {*log_steps(o.steps, o.num_logs), *checks}, "variant": batch.begins_epoch}
     for step in training(run, measure, stop=above("test_accuracy", o.stop_at), **when, **state):
         points, wanted = batch(x), batch(targets)
         if o.adv_training:

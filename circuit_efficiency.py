@@ -21,7 +21,7 @@ from torch.nn.functional import one_hot
 from lab.bench import Run, Shared, UserError, generator, option, parse, script, training
 from lab.data.modular import modular_addition
 from lab.drawings.sizes import sizes_figure
-from lab.measures.costs import critical_sizes, tables
+from lab.measures.critical_size import critical_sizes, tables
 from lab.methods.flow import ACTIVATIONS, RIDGE, ZeroLossFlow
 
 
@@ -97,7 +97,7 @@ def run_cells(run: Run, o: Options) -> None:
     grid, row = cells(o), dict[str, float]()
     # A cell's row is recorded before it can be saved as done, so that no state is left to keep.
     measured = range(1, len(grid) + 1)
-    for step in training(run, lambda _: row, measured=measured, kind=None):  # noqa: B023
+    for step in training(run, lambda _: row, measured=measured, variant=None):  # noqa: B023
         pairs, seed, random_labels = grid[step]
         x_test, labels, flow = begin(o, pairs, seed, random_labels, run.device)
         squared_norm, count = float(flow.advance()), 1

@@ -4,7 +4,7 @@ A two-layer scalar ReLU network tells zeros from ones on MNIST by full-batch gra
 the binary cross-entropy (Section 4.1). Claims: ⟨x, μ_x⟩ changes exactly as the neural tangent
 kernel says (Theorem 9), and alignment stops rising once the norm of the centroid grows.
 
-    python comparison_to_ntk.py                       # Figure 3, half a minute
+    python comparison_to_ntk.py                       # Figure 3, a minute
     python comparison_to_ntk.py --output_scale 0.25   # a network of Figure 10
     python sweep.py configs/figure_10.yaml            # all fifty of them, 25 min of one core
     python report.py figure_10                        # Figure 10, from finished runs

@@ -33,9 +33,9 @@ from lab.bench.loop import log_steps
 from lab.bench.plots import metric_panels
 from lab.data import cifar
 from lab.data.cifar import CLASSES, CifarOptions
-from lab.data.images import accuracy
 from lab.fast.convolutions import convolutional_network
 from lab.measures.attacks import ATTACKS, adversarial_points, under_attack
+from lab.measures.losses import accuracy
 from lab.networks.mlp import Normalisation
 from utils import PC1, Centroids, JacobianRegulariser
 

@@ -11,7 +11,7 @@ share of the first singular value in the Jacobian's sum of squares, tends toward
     python sweep.py configs/figure_2.yaml                      # the four, three seeds; 6 hours
     python report.py figure_2                                  # the four in one figure
 
-The caption of Figure 2 states no sizes. These are Section 4.3's (1,024 points, width 196, depth 4,
+The caption of Figure 2 states no sizes. These are Table 1's (1,024 points, width 196, depth 4,
 batch 256, learning rate 1e-3, weight decay 0.01, λ_Jac as in Table 1), but with weights as torch
 draws them, not eight times as large (--init_scale 8). The four hours that Table 3
 gives Figure 2 suggest about 100,000 updates a run.
@@ -27,15 +27,16 @@ from torch.nn.functional import cross_entropy, mse_loss, one_hot
 from lab.bench import Run, generator, option, parse, script, training
 from lab.bench.plots import metric_panels
 from lab.data import images
-from lab.data.images import CLASSES, ImageOptions, accuracy
+from lab.data.images import CLASSES, ImageOptions
 from lab.fast.relu_norm import ReluRegulariser
+from lab.measures.losses import accuracy
 from lab.networks.mlp import relu_mlp
 from utils import PC1, Centroids, JacobianRegulariser
 
 
 @dataclass
 class Options(ImageOptions):
-    """Section 4.3's sizes, and updates by Table 3's hours."""
+    """Table 1's sizes, and updates by Table 3's hours."""
 
     loss_fn: str = option("MSE", "loss to minimise", choices=("MSE", "CrossEntropy"))
     jr: float = option(
@@ -46,7 +47,7 @@ class Options(ImageOptions):
     )
     width: int = option(196, "hidden units of a layer", least=1)
     depth: int = option(4, "layers of weights", least=2)
-    init_scale: float = option(1.0, "factor on all initial weights; Section 4.3: 8", above=0)
+    init_scale: float = option(1.0, "factor on all initial weights; Table 1: 8", above=0)
     batch_size: int | None = option(256, "points of one update; none for all of them", least=1)
     lr: float = option(1e-3, "learning rate of AdamW", above=0)
     weight_decay: float = option(0.01, "AdamW's decoupled weight decay, in every run", least=0)

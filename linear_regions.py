@@ -29,12 +29,23 @@ import numpy
 import torch
 from torch.nn.functional import cross_entropy, mse_loss, one_hot
 
-from lab.bench import Run, Snapshots, UserError, generator, option, parse, script, training
+from lab.bench import (
+    GENERALISED,
+    Run,
+    Snapshots,
+    UserError,
+    generator,
+    option,
+    parse,
+    script,
+    training,
+)
 from lab.bench.loop import above, log_steps
 from lab.bench.plots import metric_panels
 from lab.data import images
-from lab.data.images import CLASSES, ImageOptions, accuracy
+from lab.data.images import CLASSES, ImageOptions
 from lab.fast.relu_norm import ReluRegulariser
+from lab.measures.losses import accuracy
 from lab.networks.mlp import relu_mlp
 from lab.regions import SliceError
 from lab.regions.windows import LIMIT, planes, windows
@@ -43,7 +54,7 @@ from utils import jacobian
 
 @dataclass
 class Options(ImageOptions):
-    """Section 4.3's sizes."""
+    """Figure 7's sizes."""
 
     width: int = option(196, "hidden units of a layer", least=1)
     depth: int = option(4, "layers of weights", least=2)
@@ -66,7 +77,6 @@ class Options(ImageOptions):
 
 
 MEASURED = 128  # training points at which the Jacobian is measured on the way
-GENERALISED = 0.85  # test accuracy, as in Table 1
 PANELS = {
     "accuracy": ("test_accuracy", "train_accuracy"),
     "regions in a window": ("regions",),

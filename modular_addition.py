@@ -24,15 +24,15 @@ from functools import partial
 
 import torch
 
-from lab.bench import Run, Shared, generator, option, parse, script, training
+from lab.bench import GROKKED, Run, Shared, generator, option, parse, script, training
 from lab.bench.files import first_step
 from lab.bench.loop import above
 from lab.bench.plots import metric_panels
 from lab.data.modular import OPERATIONS, SPLITS, ModularTask, modular_addition
 from lab.fast.modular_tables import ModularRegulariser, ModularTransformer
-from lab.measures.events import GROKKED, grokking_events
+from lab.measures.events import grokking_events
 from lab.measures.fourier import frequency_norms, gini
-from lab.measures.progress import progress
+from lab.measures.progress_measures import progress
 from utils import Centroids
 
 
@@ -119,9 +119,8 @@ def train(run: Run, o: Options, task: ModularTask) -> None:
             **(progress(logits, labels, train_set, loss_fn) if o.operation in SUMS else {}),
         }
 
-    state = {"network": network, "optimiser": optimiser}
-    stop = above("test_accuracy", o.stop_at)
-    for step in training(run, measure, stop=stop, kind=lambda step: min(step, o.warmup), **state):
+    when = {"stop": above("test_accuracy", o.stop_at), "variant": lambda step: min(step, o.warmup)}
+    for step in training(run, measure, **when, network=network, optimiser=optimiser):
         if o.warmup > 0:
             optimiser.param_groups[0]["lr"] = o.lr * min(1, (step + 1) / o.warmup)
         outputs, norm = regulariser.outputs_and_norm(x) if o.jr > 0 else (network(x), 0.0)

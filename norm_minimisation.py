@@ -121,7 +121,7 @@ def train(run: Run, o: Options, x, y, t: ModularTask, flow: ZeroLossFlow) -> Non
         return row
 
     state = {"network": network, "optimiser": optimiser} if o.sgd else {}
-    for step in training(run, measure, kind=None, flow=flow, **state):  # it waits for the device
+    for step in training(run, measure, variant=None, flow=flow, **state):  # it waits for the device
         flow.advance()
         # The weights decay by the factor 1 − lr · weight_decay an update: so long is each of them.
         while o.sgd and network.steps * o.lr * o.weight_decay < flow.time:

@@ -83,7 +83,7 @@ def train(run: Run, o: Options, task: ModularTask) -> None:
         both = torch.cat([of_a, of_b], dim=1)
         sigma = torch.linalg.svdvals(network.rows)
         snapshots.keep(str(step), step, sigma.float())
-        centred = orders.centred_alignments(network, task.labels)
+        centred = orders.centred_kernel_alignments(network, task.labels)
         summed = orders.summed_logits_kernel(network, task.pairs[subset])
         return {
             "loss": losses[task.train].mean(),
@@ -95,7 +95,7 @@ def train(run: Run, o: Options, task: ModularTask) -> None:
             "effective_rank_squared": orders.effective_rank(sigma.square()),
             "effective_rank": orders.effective_rank(sigma),
             "participation_ratio": orders.participation_ratio(centred.covariance),
-            "kernel_alignment_summed": orders.alignment(summed, ideal),
+            "kernel_alignment_summed": orders.kernel_alignment(summed, ideal),
             "kernel_alignment_trace": centred.of_trace_kernel,
             "kernel_alignment_hidden": centred.of_hidden,
             "snr_constant": orders.decibels(orders.constant_snr(of_a, of_b)),

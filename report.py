@@ -19,7 +19,7 @@ from types import ModuleType
 from lab import reports
 from lab.bench.cli import script
 from lab.bench.errors import TrainingError, UserError
-from lab.bench.files import replace
+from lab.bench.files import write_text
 from lab.bench.provenance import typed_line
 from lab.reports._pages import Pages, differences
 
@@ -65,7 +65,7 @@ def write_pages(out_dir: Path, data_dir: str, check: bool) -> None:
         return
     for path, text in texts.items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace(path, lambda file, text=text: file.write(text.encode()))
+        write_text(path, text)
         print(path)
 
 

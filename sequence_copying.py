@@ -20,12 +20,12 @@ Verdict: results/sequence_copying/README.md.
 from dataclasses import dataclass
 
 import torch
-from torch.nn.functional import cross_entropy
 
 from lab.bench import Run, Shared, double, generator, option, parse, script, training
 from lab.bench.plots import metric_panels
 from lab.data.tasks import sequences_to_copy
 from lab.measures.events import grokking_events
+from lab.measures.losses import cross_entropy
 from lab.measures.smoothness import changes_by_one_symbol
 from lab.networks.transformer import OneLayerTransformer
 from utils import CentroidMetrics, Centroids, JacobianRegulariser
@@ -37,7 +37,7 @@ class Options(Shared):
 
     samples: int = option(40, "training sequences", least=1)
     test_samples: int = option(1000, "test sequences, none of which trains", least=1)
-    batch: int | None = option(None, "training sequences of one update; none for all", least=1)
+    batch_size: int | None = option(None, "training sequences of one update; none for all", least=1)
     lr: float = option(1e-3, "learning rate of AdamW", above=0)
     weight_decay: float = option(1.0, "AdamW's decoupled weight decay", least=0)
     jr: float = option(0.0, "weight of the Jacobian regulariser, λ_Jac", least=0)
@@ -62,10 +62,6 @@ PANELS = {
 }
 
 
-def loss_fn(outputs: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    return cross_entropy(outputs.view(y.numel(), -1), y.flatten())
-
-
 def margins(outputs: torch.Tensor, y: torch.Tensor) -> torch.Tensor:  # (B, L · symbols), … → (B,)
     logits = outputs.unflatten(1, (y.shape[1], -1))
     return (logits.gather(2, y[..., None]).squeeze(2) - logits.mean(2)).sum(1)
@@ -83,7 +79,7 @@ def train(run: Run, o: Options, data: tuple[torch.Tensor, torch.Tensor]) -> None
     optimiser = torch.optim.AdamW(
         parameters, o.lr, (0.9, o.beta2), weight_decay=o.weight_decay, fused=True
     )
-    batch = run.batches(o.samples, o.batch)
+    batch = run.batches(o.samples, o.batch_size)
 
     def model(points: torch.Tensor) -> torch.Tensor:  # (B, 2L, d_model) → (B, L · symbols)
         return network.from_embeddings(points, last=o.length).flatten(1)
@@ -105,7 +101,7 @@ def train(run: Run, o: Options, data: tuple[torch.Tensor, torch.Tensor]) -> None
         draws = generator(o.seed, "measured projections", step)
         others = of_margin(x_test[: o.samples], y_test[: o.samples])
         return {
-            "loss": loss_fn(outputs, y),
+            "loss": cross_entropy(outputs, y),
             "train_accuracy": double(right).mean(),
             "test_accuracy": double(right_test).mean(),
             "parameter_norm": torch.stack([p.norm() for p in parameters]).norm(),
@@ -121,7 +117,7 @@ def train(run: Run, o: Options, data: tuple[torch.Tensor, torch.Tensor]) -> None
     for step in training(run, measure, network=network, optimiser=optimiser):
         points = embed(batch(x))
         outputs, norm = regulariser.outputs_and_norm(points) if o.jr > 0 else (model(points), 0.0)
-        loss = loss_fn(outputs, batch(y)) + o.jr * norm
+        loss = cross_entropy(outputs, batch(y)) + o.jr * norm
         optimiser.zero_grad()
         loss.backward(inputs=parameters)
         optimiser.step()

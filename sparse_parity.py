@@ -19,14 +19,16 @@ Verdict: results/sparse_parity/README.md.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
 from lab.bench import Run, Shared, UserError, generator, option, parse, plots, script, training
 from lab.data.tasks import parity
 from lab.measures.events import grokking_events
+from lab.measures.losses import accuracy, hinge_loss
 from lab.measures.smoothness import Cube
-from lab.methods.tasks import accuracy, hinge_loss
+from lab.networks.mlp import uniform
 from utils import CentroidMetrics, Centroids, JacobianRegulariser
 
 
@@ -36,7 +38,7 @@ class Options(Shared):
 
     samples: int = option(1000, "training points", least=1)
     test_samples: int = option(1000, "test points, none of which is a training point", least=1)
-    batch: int | None = option(32, "training points of one update; none for all", least=1)
+    batch_size: int | None = option(32, "training points of one update; none for all", least=1)
     lr: float = option(0.1, "learning rate of SGD", above=0)
     weight_decay: float = option(0.01, "L2 decay, added to the gradient", least=0)
     jr: float = option(0.0, "weight of the Jacobian regulariser, λ_Jac", least=0)
@@ -65,14 +67,10 @@ class Network(torch.nn.Module):
 
     def __init__(self, o: Options) -> None:
         super().__init__()
-        draws = generator(o.seed, "weights")
-
-        def uniform(*shape: int, fan: int) -> torch.nn.Parameter:
-            weights = torch.empty(*shape, dtype=torch.float64)
-            return torch.nn.Parameter(weights.uniform_(-(fan**-0.5), fan**-0.5, generator=draws))
-
-        self.w1, self.b = uniform(o.width, o.n, fan=o.n), uniform(o.width, fan=o.n)
-        self.w2 = uniform(o.width, fan=o.width)
+        drawn = partial(uniform, generator=generator(o.seed, "weights"))
+        self.w1 = torch.nn.Parameter(drawn(o.width, o.n, fan_in=o.n))
+        self.b = torch.nn.Parameter(drawn(o.width, fan_in=o.n))
+        self.w2 = torch.nn.Parameter(drawn(o.width, fan_in=o.width))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # (B, n) → (B,)
         return torch.relu(x @ self.w1.T + self.b) @ self.w2
@@ -85,7 +83,7 @@ def train(run: Run, o: Options, data: tuple[torch.Tensor, torch.Tensor]) -> None
     network = Network(o).to(x)
     parameters = list(network.parameters())
     optimiser = torch.optim.SGD(parameters, o.lr, weight_decay=o.weight_decay, fused=True)
-    batch = run.batches(o.samples, o.batch)
+    batch = run.batches(o.samples, o.batch_size)
     regulariser = JacobianRegulariser(network)  # exact, since the output is a scalar
     cube = Cube(o.n, generator(o.seed, "cube"), x)
 

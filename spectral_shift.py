@@ -27,7 +27,7 @@ from lab.bench import Run, Shared, Snapshots, UserError, generator, option, pars
 from lab.data.modular import ModularTask, modular_addition
 from lab.drawings.spectrum import spectrum_figure, write_tables
 from lab.fast.modular_tables import ModularTransformer
-from lab.measures import costs, spectra
+from lab.measures import pruning, spectra
 from lab.measures.events import grokking_events
 from lab.networks.modular_mlp import ModularMLP
 
@@ -43,13 +43,7 @@ class Options(Shared):
     width: int = option(256, "hidden units of the MLP, or of the transformer's MLP", least=1)
     alpha: float = option(0.0, "width^(−alpha) scales the first layer", needs="model mlp")
     d_model: int = option(128, "the transformer's width", least=1, needs="model transformer")
-    heads: int = option(
-        4,
-        "its heads, a divisor of --d_model",
-        least=1,
-        needs="model transformer",
-        divides="d_model",
-    )
+    heads: int = option(4, "its heads", least=1, needs="model transformer", divides="d_model")
     lr: float = option(3e-3, "learning rate, all pairs in one batch", above=0)
     beta2: float = option(0.98, "decay of the mean squared gradient", least=0, most=0.9999)
     decay: str = option(
@@ -67,9 +61,7 @@ class Options(Shared):
     include_zero: bool = option(False, "count the constant mode as low; matters with --uncentred")
     uncentred: bool = option(False, "leave the means over classes and over pairs in the logits")
     snapshot_stride: int = option(4, "measurements from one kept spectrum to the next", least=1)
-    projection_samples: int = option(
-        64, "most classes in a table of each one's low modes; 0: none", least=0, names_run=False
-    )
+    projection_samples: int = option(64, "rows of the low-mode tables", least=0, names_run=False)
     steps: int = option(5000, "full-batch updates", least=0)
     num_logs: int = option(256, "measurements, log-spaced, at most one a step", least=2)
 
@@ -85,19 +77,18 @@ PANELS = {
 
 
 def train(run: Run, o: Options, task: ModularTask, low: torch.Tensor) -> None:
-    place = {"device": run.device, "dtype": o.torch_dtype()}
     p, pairs, labels, train_set, test_set = task.to(run.device)
     x, y = pairs[train_set], labels[train_set]
     sizes = (o.width, o.alpha) if o.model == "mlp" else (o.d_model, o.heads, o.width)
     kind = ModularMLP if o.model == "mlp" else ModularTransformer
-    network = kind(p, *sizes, generator(o.seed, "network")).to(**place)
+    network = kind(p, *sizes, generator(o.seed, "network")).to(run.device, o.torch_dtype())
+    parameters = list(network.parameters())
     adam = torch.optim.AdamW if o.decay == "decoupled" else torch.optim.Adam
-    optimiser = adam(
-        network.parameters(), o.lr, betas=(0.9, o.beta2), weight_decay=o.weight_decay, fused=True
-    )
+    betas = (0.9, o.beta2)
+    optimiser = adam(parameters, o.lr, betas, weight_decay=o.weight_decay, fused=True)
     places = torch.randperm(p**2, generator=generator(o.seed, "torus")).to(run.device)
     graph = "complete" if o.complete_graph else places if o.permuted_torus else "torus"
-    bands = spectra.every_relabelling(low).flatten(1).to(**place)  # (relabellings, p²)
+    bands = spectra.every_relabelling(low).flatten(1).to(parameters[0])  # (relabellings, p²)
     drawn = torch.randint(min(1, len(bands) - 1), len(bands), (), generator=generator(o.seed, "c"))
     snapshots = Snapshots()
 
@@ -115,13 +106,12 @@ def train(run: Run, o: Options, task: ModularTask, low: torch.Tensor) -> None:
             "penalty": spectra.penalty(logits, graph, o.penalty_form),
             "train_accuracy": right[train_set].mean(),
             "test_accuracy": right[test_set].mean(),
-            "parameter_norm": torch.stack([w.norm() for w in network.parameters()]).norm(),
+            "parameter_norm": torch.stack([w.norm() for w in parameters]).norm(),
             **spectra.signatures(spectra.shares(energies), bands, drawn),
-            **costs.pruned_circuit(network, (x, y), (pairs[test_set], labels[test_set])),
+            **pruning.pruned_circuit(network, (x, y), (pairs[test_set], labels[test_set])),
         }
 
-    state = {"network": network, "optimiser": optimiser, "snapshots": snapshots}
-    for step in training(run, measure, **state):
+    for step in training(run, measure, network=network, optimiser=optimiser, snapshots=snapshots):
         if o.laplacian_penalty > 0:
             logits = network.grid()  # one forward pass for the loss and the penalty
             outputs = logits.flatten(0, 1).index_select(0, train_set)
@@ -149,9 +139,9 @@ def main(argv=None) -> None:
     low = spectra.low_band(o.p, o.band, o.band_value, o.include_zero)
     run = Run("spectral_shift", o)
     train(run, o, task, low)
-    parts = (run.metrics(), run.results(), run.saved_state("snapshots"))
-    run.save_figure(spectrum_figure(*parts, run.begun_by))
-    write_tables(run.folder / "spectral", parts[2], o.p, o.projection_samples, o.seed)
+    kept = run.saved_state("snapshots")
+    run.save_figure(spectrum_figure(run.metrics(), run.results(), kept, run.begun_by))
+    write_tables(run.folder / "spectral", kept, o.p, o.projection_samples, o.seed)
     print(run.folder)
 
 

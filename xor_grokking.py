@@ -18,9 +18,11 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import mse_loss
 
-from lab.bench import Run, Shared, double, generator, option, parse, script, training
+from lab.bench import Run, Shared, generator, option, parse, script, training
 from lab.drawings.robustness import robustness_figure
 from lab.fast.span import FirstLayer, plain, span
+from lab.measures.losses import accuracy
+from lab.networks.mlp import uniform
 from utils import Centroids, JacobianRegulariser
 
 
@@ -67,8 +69,7 @@ def first_layer(o: Options) -> Iterator[torch.Tensor]:
     draws = generator(o.seed, "first layer")
     for start in (0, *range(SIGNAL, o.p, 1024)):
         end = SIGNAL if start == 0 else min(start + 1024, o.p)
-        block = torch.empty(o.width, end - start, dtype=torch.float64)
-        yield block.uniform_(-(o.p**-0.5), o.p**-0.5, generator=draws)
+        yield uniform(o.width, end - start, fan_in=o.p, generator=draws)
 
 
 class Network(torch.nn.Module):
@@ -86,16 +87,11 @@ class Network(torch.nn.Module):
         return torch.relu(hidden) @ self.second
 
 
-def accuracy(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    return double(outputs.sign() == labels).mean()
-
-
 def train(run: Run, o: Options) -> None:
     x, y, x_test, y_test = xor_clusters(o)
     coordinates = plain if o.full_dimension else span
     *parts, support = coordinates(x, x_test, lambda: first_layer(o), kept=SIGNAL)
-    w2 = torch.empty(o.width, dtype=torch.float64)
-    w2.uniform_(-(o.width**-0.5), o.width**-0.5, generator=generator(o.seed, "second layer"))
+    w2 = uniform(o.width, fan_in=o.width, generator=generator(o.seed, "second layer"))
     x, x_test, w1, y, y_test, w2 = (
         part.to(run.device, o.torch_dtype()) for part in (*parts, y, y_test, w2)
     )

@@ -111,8 +111,7 @@ def agree(o, folder):
     """Stage 1: 20 updates of every script, with the CPU's draws, and the CPU's."""
     pairs = [(script, dtype) for script in o.scripts for dtype in LIMITS]
     for script, dtype in (p for p in pairs if p[0] not in FLOAT64 or p[1] == "float64"):
-        steps = "" if script == "circuit_efficiency" else "--steps 20"
-        line = f"{TINY[script]} {steps} --dtype {dtype} --num_logs 4 --draws cpu"
+        line = f"{TINY[script]} --dtype {dtype} --num_logs 4 --draws cpu"
         m, weights = found(run(script, line, f"{folder}/{dtype}", o.device))
         expected, expected_weights = found(run(script, line, f"{folder}/{dtype}_cpu", "cpu"))
         row = {"weights": apart(weights, expected_weights)}

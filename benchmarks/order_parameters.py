@@ -40,7 +40,7 @@ def plain_trace_alignment(network, pairs, labels):
     for each in (kernel, target):
         each -= each.mean(0)
         each -= each.mean(1, keepdim=True)
-    return orders.alignment(kernel, target)
+    return orders.kernel_alignment(kernel, target)
 
 
 @script
@@ -76,11 +76,11 @@ def main(argv=None) -> None:
         "RQI, parallelograms": lambda: orders.parallelogram_quality(*halves()),
         "RQI, distances": lambda: orders.distance_quality(torch.cat(halves(), dim=1)),
         "effective ranks": lambda: orders.effective_rank(torch.linalg.svdvals(network.rows)),
-        "alignment, summed logits": lambda: orders.alignment(
+        "alignment, summed logits": lambda: orders.kernel_alignment(
             orders.summed_logits_kernel(network, task.pairs[subset]), ideal
         ),
         "centred alignments": lambda: orders.participation_ratio(
-            orders.centred_alignments(network, task.labels).covariance
+            orders.centred_kernel_alignments(network, task.labels).covariance
         ),
         "SNR against the constant": lambda: orders.constant_snr(*halves()),
         "SNR of the neurons": lambda: orders.neuron_snr(torch.cat(halves(), dim=1)),

@@ -7,30 +7,23 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import ModuleType
 
 import numpy
+import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
-IMAGES = "--dataset digits --points 60"
-# Every script that makes runs, small: a dozen updates take a second.
+
+
+def line_of(options: dict) -> str:
+    """Options as they are typed: `--p 11 --sgd`."""
+    return " ".join(f"--{k}" if v is True else f"--{k} {v}" for k, v in options.items())
+
+
+# Every script that makes runs, small, by name, without the ending .py.
 TINY = {
-    "xor_grokking": "--p 400 --n 24 --width 16 --jr 1.0",
-    "comparison_to_ntk": f"{IMAGES} --width 8",
-    "jacobian_rank": f"{IMAGES} --width 8 --jr 1e-3 --batch_size 16",
-    "accelerating_grokking": f"{IMAGES} --width 16 --jr 1e-3 --batch_size 16 --order shuffled "
-    "--grokfast --adv_training --jr_fraction 0.5",
-    "inhibiting_generalisation": f"{IMAGES} --width 16 --jr 5.0 --batch_size 16",
-    "linear_regions": f"{IMAGES} --width 8 --init_scale 1 --half_width 1 --num_logs 4",
-    "modular_addition": "--p 11 --d_model 16 --d_mlp 16 --jr 1e-3 --warmup 5",
-    "spectral_shift": "--p 11 --width 16 --laplacian_penalty 0.1",
-    "norm_minimisation": "--p 7 --width 64 --sgd --lr 0.02",
-    "circuit_efficiency": "--p 5 --width 24 --least_pairs 6 --most_pairs 20 --sizes 3 --seeds 2",
-    "sparse_parity": "--n 12 --width 20 --samples 70 --test_samples 30 --jr 0.01",
-    "sequence_copying": "--samples 10 --test_samples 20 --jr 0.01 --batch 4",
-    "order_parameters": "--p 11 --width 16",
-    "delayed_robustness": "--points 12 --filters 2 --batch_size 5 --attack_points 4 "
-    "--num_attacks 2 --jr 0.001",
-    "accelerate": "--task sparse_parity --method grokfast_ema --knobs alpha=0.9",
+    cell.pop("script").removesuffix(".py"): line_of(cell)
+    for cell in yaml.safe_load((ROOT / "configs" / "tiny.yaml").read_text())
 }
 
 
@@ -59,6 +52,11 @@ def code_of(main: Callable[[list[str]], int], words: Iterable[object]) -> object
         return main([str(word) for word in words])
     except SystemExit as ended:
         return ended.code
+
+
+def main_of(script: ModuleType) -> Callable[..., object]:
+    """A script's `main`, of words instead of a list; returns its exit code."""
+    return lambda *words: code_of(script.main, words)
 
 
 def interrupt(

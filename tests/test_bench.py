@@ -431,7 +431,7 @@ def test_a_config_without_an_option_that_decides_is_refused(parsed, finished):
     path.write_text(yaml.safe_dump(config))
     before = path.read_bytes()
     for words in ((), ("--lr", 0.5)):
-        with pytest.raises(UserError, match=r"lacks --lr.*lab\.migrate"):
+        with pytest.raises(UserError, match=r"lacks --lr.*--overwrite"):
             Run("toy", parsed("--name", "old", *words))
     assert path.read_bytes() == before
 
@@ -547,15 +547,6 @@ def test_a_checkpoint_of_other_shapes_is_refused(parsed):
     shutil.copy("runs/toy/wide/checkpoint.pt", "runs/toy/mine/checkpoint.pt")
     with pytest.raises(UserError, match=r"does not fit the network of this run \(other shapes\)"):
         toy(Run("toy", parsed("--name", "mine")))
-
-
-def test_a_finished_run_of_older_code_that_kept_fewer_states_is_drawn_again(parsed):
-    whole = toy(Run("toy", parsed()))
-    path = Path("runs/toy/default/checkpoint.pt")
-    content = torch.load(path)
-    del content["state"]["snapshots"]
-    torch.save(content, path)
-    assert torch.equal(toy(Run("toy", parsed())).weight, whole.weight)
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "metrics.csv", "checkpoint.pt"])
@@ -884,8 +875,3 @@ def test_moments_of_unfinished_or_other_runs_are_refused(parsed):
         moments_of("runs/toy/default")
     with pytest.raises(UserError, match="cannot be read"):
         moments_of("runs/toy/none")
-
-
-def test_snapshots_of_older_code_are_refused_in_one_line():
-    with pytest.raises(UserError, match=r"made by older code.*--overwrite"):
-        Snapshots().load_state_dict({"seen": 3, "kept": {}})

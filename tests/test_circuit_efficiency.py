@@ -1,8 +1,5 @@
 """Circuit efficiency: cells, crossing and command; what is left of a network that is pruned."""
 
-import csv
-import signal
-
 import numpy
 import pytest
 import torch
@@ -11,20 +8,17 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import circuit_efficiency
 from circuit_efficiency import Options, cells
-from helpers import interrupt, run
+from helpers import run
+from lab.bench.files import read_rows
 from lab.bench.seeds import generator
 from lab.fast.modular_tables import ModularTransformer
-from lab.measures.costs import crossing, flops, pruned_circuit, zeroed
+from lab.measures.critical_size import crossing
+from lab.measures.pruning import flops, pruned_circuit, zeroed
 from lab.networks.modular_mlp import ModularMLP
 from lab.networks.transformer import OneLayerTransformer
 
 TINY = ("--p", 5, "--width", 24, "--least_pairs", 6, "--most_pairs", 20, "--sizes", 3,
         "--seeds", 2, "--tolerance", 0.01)  # fmt: skip
-
-
-def rows(folder):
-    with (folder / "metrics.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def test_crossing_is_interpolated_and_the_last_one_counts():
@@ -97,30 +91,20 @@ def test_cells_cover_the_grid_once():
     assert {n for n, _, _ in grid} == {10, 20, 30} and {s for _, s, _ in grid} == {4, 5}
 
 
-def test_a_killed_sweep_continues_bit_for_bit(tmp_path):
-    whole = run("circuit_efficiency.py", *TINY, "--name", "whole", folder=tmp_path)
-    assert whole.returncode == 0, whole.stderr
-    folder = tmp_path / whole.stdout.splitlines()[-1]
+def test_the_command_users_type(tmp_path):
+    done = run("circuit_efficiency.py", *TINY, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / done.stdout.splitlines()[-1]
     assert (folder / "figure.png").stat().st_size > 10_000
-    table = rows(folder)
-    assert len(table) == 12 and [int(row["step"]) for row in table] == list(range(1, 13))
-    assert all(float(row["train_error"]) < 1e-12 for row in table)
-    assert all(float(row["fall"]) <= 0.01 or float(row["time"]) >= 60 for row in table)
+    table = read_rows(folder)
+    assert [row["step"] for row in table] == list(range(1, 13))
+    assert all(row["train_error"] < 1e-12 for row in table)
+    assert all(row["fall"] <= 0.01 or row["time"] >= 60 for row in table)
     # The order in which `tables` reads them.
-    assert [row["pairs"] for row in table[:6:2]] == ["6.0", "13.0", "20.0"]
-    assert [row["random_labels"] for row in table[:4]] == ["0.0", "1.0", "0.0", "1.0"]
+    assert [row["pairs"] for row in table[:6:2]] == [6, 13, 20]
+    assert [row["random_labels"] for row in table[:4]] == [0, 1, 0, 1]
     found = yaml.safe_load((folder / "config.yaml").read_text())["results"]
     assert len(found["critical_pairs"]) == 2
-
-    words = ("circuit_efficiency.py", *TINY, "--name", "killed", "--checkpoint_every", 0)
-    folder = folder.with_name("killed")
-    killed = interrupt(*words, folder=tmp_path, run_folder=folder, rows=3, signal=signal.SIGKILL)
-    assert killed.returncode == -signal.SIGKILL and len(rows(folder)) < 12
-    again = run(*words, folder=tmp_path)
-    assert again.returncode == 0 and "continuing after" in again.stderr
-    assert (folder / "metrics.csv").read_bytes() == (
-        folder.with_name("whole") / "metrics.csv"
-    ).read_bytes()
 
 
 @pytest.mark.parametrize(

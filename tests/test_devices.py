@@ -3,7 +3,6 @@
 import errno
 import fcntl
 import importlib
-import re
 from pathlib import Path
 from unittest import mock
 
@@ -32,42 +31,36 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:no point is classified correctly"),
 ]
 
-ALL = "--batch_size 25 --order shuffled --grokfast --adv_training --jr_fraction 0.5"
-# Script, more options than its line in the Makefile has, how often an update may wait, and the
+ALL = " --order shuffled --grokfast --adv_training --jr_fraction 0.5"
+# Script, more options than configs/tiny.yaml gives it, how often an update may wait, and the
 # graphs that are made of it: one for each size of a batch and kind of update.
 CASES = [
     ("xor_grokking", "", 0, 1),
     ("comparison_to_ntk", "", 0, 1),
     ("jacobian_rank", "--batch_size 25", 0, 2),
     ("accelerating_grokking", "--batch_size 25", 0, 3),
-    ("accelerating_grokking", ALL, 0, 3),
+    ("accelerating_grokking", "plain --batch_size 25", 0, 3),
     ("inhibiting_generalisation", "--batch_size 25", 0, 2),
     ("linear_regions", "--batch_size 25", 0, 2),
     ("modular_addition", "--warmup 3", 0, 1),
     ("spectral_shift", "", 0, 1),
     ("norm_minimisation", "", 3, 0),
-    ("circuit_efficiency", "--longest 0.2", 300, 0),
+    ("circuit_efficiency", "--sizes 2 --seeds 1 --longest 0.2", 300, 0),
     ("sparse_parity", "--jr 0.1", 0, 2),
-    ("sequence_copying", "--batch 4", 0, 2),
+    ("sequence_copying", "", 0, 2),
     ("order_parameters", "", 0, 1),
     ("delayed_robustness", "--batch_size 5", 0, 2),
     ("accelerate", "", 0, 0),
 ]
 SCRIPTS = sorted({script for script, *_ in CASES})
 FLOAT64 = ("norm_minimisation", "circuit_efficiency")  # alone
-SMOKE = re.findall(
-    r"^\t\$\(PYTHON\) (\w+)\.py (.*)\$\(TINY\) (\d+)$",
-    (helpers.ROOT / "Makefile").read_text(),
-    re.M,
-)
 
 
 def words(script, *more):
-    """The script's line of `make smoke`, of few measurements, with its images in `images`."""
-    (line,) = [f"{line} --steps {steps}" for name, line, steps in SMOKE if name == script]
-    helpers.write_cifar(Path("images"))
-    line = f"{line} --num_logs 4".replace("$(IMAGES)", "images")
-    return [*line.split(), *" ".join(map(str, more)).split()]
+    """The script's line of `make smoke`, of few measurements, with its images in `data`."""
+    helpers.write_cifar(Path("data"))
+    line = f"{helpers.TINY[script]} --num_logs 4 {' '.join(map(str, more))}"
+    return (line.replace(ALL, "").replace("plain", "") if "plain" in line else line).split()
 
 
 class Short(attacks.AutoAttack):
@@ -94,7 +87,7 @@ def metrics_of(folder):
 
 
 def test_every_script_is_driven():
-    assert {name for name, *_ in SMOKE if name != "sweep"} == set(SCRIPTS)
+    assert set(helpers.TINY) == set(SCRIPTS)
 
 
 def weights_of(folder):
@@ -269,7 +262,7 @@ def first_only(state):
 
 
 @pytest.mark.parametrize(
-    ("name", "options"), [("accelerating_grokking", ALL), ("sequence_copying", "--batch 4")]
+    ("name", "options"), [("accelerating_grokking", "--batch_size 25"), ("sequence_copying", "")]
 )
 def test_draws_can_be_those_of_a_cpu(name, options, monkeypatch, capsys):
     module = importlib.import_module(name)

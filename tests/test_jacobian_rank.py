@@ -1,6 +1,5 @@
 """jacobian_rank.py as users run it, its measurements against singular values by hand."""
 
-import signal
 from pathlib import Path
 
 import numpy
@@ -10,7 +9,7 @@ import torch
 import jacobian_rank
 import report
 import sweep
-from helpers import ROOT, interrupt, run
+from helpers import ROOT, main_of, run
 from lab.bench.files import read_metrics
 from lab.bench.plots import Figure
 from lab.data import images
@@ -20,10 +19,7 @@ TINY = ("--dataset", "digits", "--points", 50, "--width", 8, "--batch_size", 16,
 NAME = "dataset=digits,points=50,{}width=8,batch_size=16,{}"
 COLUMNS = "step,loss,train_accuracy,test_accuracy,pc1,pc1_min,jacobian_norm,alignment"
 RUNS = Path("runs/jacobian_rank")
-
-
-def main(*words):
-    return jacobian_rank.main([str(word) for word in words])
+main = main_of(jacobian_rank)
 
 
 @pytest.fixture
@@ -113,22 +109,6 @@ def test_the_grid_of_figure_2_is_the_paper_s_four_runs_of_three_seeds():
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_killed_and_continued_is_bit_for_bit_the_same(tmp_path):
-    words = (*TINY, "--loss_fn", "CrossEntropy", "--jr", 0.1, "--steps", 200)
-    cut = RUNS / "cut"
-    killed = interrupt(
-        *("jacobian_rank.py", *words, "--checkpoint_every", 0, "--name", "cut"),
-        folder=tmp_path, run_folder=tmp_path / cut, rows=12, signal=signal.SIGKILL,
-    )  # fmt: skip
-    assert killed.returncode == -signal.SIGKILL
-    assert 0 < read_metrics(cut)["step"][-1] < 200
-    assert main(*words, "--name", "cut") == 0
-    assert "at_step" in (cut / "config.yaml").read_text()
-    assert main(*words, "--name", "whole") == 0
-    assert (cut / "metrics.csv").read_bytes() == (RUNS / "whole/metrics.csv").read_bytes()
-
-
-@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("loss_fn", ["MSE", "CrossEntropy"])
 def test_last_row_is_what_the_trained_network_has(loss_fn):
     words = ("--loss_fn", loss_fn, "--jr", 0.01, "--pc1_points", 7, "--steps", 40)
@@ -170,23 +150,3 @@ def test_regulariser_lowers_the_norm_from_the_same_start(loss_fn):
         norms.append(read_metrics(RUNS / str(jr))["jacobian_norm"])
     assert norms[0][0] == norms[1][0]
     assert norms[1][-1] < 0.5 * norms[0][-1]
-
-
-@pytest.mark.parametrize(
-    ("words", "complaint"),
-    [
-        (("--loss_fn", "hinge"), "--loss_fn takes one of MSE, CrossEntropy, got 'hinge'"),
-        (("--jr", -1), "--jr takes a number of at least 0, got '-1'"),
-        (("--batch_size", 0), "--batch_size takes a whole number of at least 1, or none, got '0'"),
-        (("--pc1_points", 0), "--pc1_points takes a whole number of at least 1, got '0'"),
-        (("--depth", 1), "--depth takes a whole number of at least 2, got '1'"),
-        (("--lr", 0), "--lr takes a number above 0, got '0'"),
-    ],
-)
-def test_bad_input_is_named_before_a_folder_is_made(words, complaint, capsys):
-    with pytest.raises(SystemExit) as exit:
-        main(*TINY, *words)
-    assert exit.value.code == 2
-    error = capsys.readouterr().err.strip()
-    assert complaint in error and "\n" not in error
-    assert not Path("runs").exists()

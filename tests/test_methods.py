@@ -10,8 +10,9 @@ from torch.nn import functional
 from lab.bench.errors import UserError
 from lab.bench.seeds import generator
 from lab.data.images import _digits
+from lab.measures.losses import accuracy, cross_entropy, hinge_loss
 from lab.methods.interface import Knob, methods
-from lab.methods.tasks import TASKS, Task, accuracy, cross_entropy, hinge_loss
+from lab.methods.tasks import TASKS, Task
 from lab.networks.mlp import relu_mlp
 from lab.networks.transformer import OneLayerTransformer
 

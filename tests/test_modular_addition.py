@@ -1,7 +1,6 @@
 """Modular arithmetic: task, transformer and measures by a second route, and the command."""
 
 import math
-import signal
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ import yaml
 import modular_addition
 import report
 import xor_grokking
-from helpers import code_of, interrupt, run
+from helpers import code_of, run
 from lab.bench import plots
 from lab.bench.errors import UserError
 from lab.bench.files import read_metrics
@@ -19,7 +18,7 @@ from lab.bench.seeds import generator
 from lab.data.modular import modular_addition as task_of
 from lab.fast.modular_tables import ModularRegulariser, ModularTransformer
 from lab.measures import fourier
-from lab.measures.progress import progress
+from lab.measures.progress_measures import progress
 from lab.reports import figure_7
 from utils import JacobianRegulariser
 
@@ -329,42 +328,12 @@ def test_command(tmp_path, operation):
     assert results == {"memorised_at": None, "grokked_at": None, "grokked_at_unmirrored": None}
 
 
-def test_killed_run_continues_as_if_it_had_not_been(tmp_path):
-    options = (*SMALL, "--steps", 25, "--jr", 1e-3, "--warmup", 20, "--checkpoint_every", 0)
-    folder = tmp_path / "runs/modular_addition/killed"
-    interrupt(
-        SCRIPT,
-        *options,
-        "--name",
-        "killed",
-        folder=tmp_path,
-        run_folder=folder,
-        rows=3,
-        signal=signal.SIGKILL,
-    )
-    assert not (folder / "figure.png").exists()
-    for name in ("killed", "whole"):
-        ended = run(SCRIPT, *options, "--name", name, folder=tmp_path)
-        assert ended.returncode == 0, ended.stderr
-    assert "continued" in (folder / "config.yaml").read_text()
-    whole = folder.with_name("whole")
-    assert (folder / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
-    states = [torch.load(each / "checkpoint.pt")["state"]["network"] for each in (folder, whole)]
-    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
-
-
 @pytest.mark.parametrize(
     ("options", "what"),
     [
         (("--p", "9"), "--p takes a prime number, got 9"),
         (("--train_fraction", "0.00001"), "--train_fraction takes a share that leaves"),
         (("--train_fraction", "1"), "--train_fraction takes a share that leaves"),
-        (("--heads", "3"), "--heads takes a divisor of --d_model 128, got 3"),
-        (("--weight_decay", "-1"), "--weight_decay takes a number of at least 0, got '-1'"),
-        (("--operation", "divide"), "--operation takes one of add, subtract, multiply, x2_xy_y2"),
-        (("--split", "half"), "--split takes one of pairs, unordered, got 'half'"),
-        (("--loss_precision", "float16"), "--loss_precision takes one of float64, float32, got"),
-        (("--p", "2"), "--p takes a whole number of at least 3, got '2'"),
     ],
 )
 def test_bad_input_is_one_line_and_makes_no_folder(tmp_path, capsys, options, what):

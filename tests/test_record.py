@@ -1,11 +1,9 @@
-"""What is copied into the repository, and runs of older code brought up to date."""
+"""What is copied into the repository."""
 
 import pytest
 import torch
-import yaml
 
 import inhibiting_generalisation
-from lab import migrate
 from lab.bench import record
 from lab.bench.files import read_metrics
 from lab.bench.snapshots import moments_of
@@ -69,52 +67,3 @@ def test_a_table_that_is_not_whole_is_refused(damage, says, capsys):
     (line,) = capsys.readouterr().err.splitlines()[-1:]
     assert line.startswith(f"record: error: {path} ") and says in line
     assert not record.Path("results").exists()
-
-
-def test_an_old_run_is_brought_up_to_date_once(capsys):
-    folder = one_run()
-    path = folder / "config.yaml"
-    config = yaml.safe_load(path.read_text())
-    del config["clip"]
-    config |= {"name": None, "compare": []}
-    path.write_text(yaml.safe_dump(config))
-    migrate.main(["runs"])
-    lines = capsys.readouterr().out.splitlines()[-2:]
-    assert "'clip': 0.0" in lines[0]
-    name = "dataset=digits,points=60,width=12,batch_size=24,clip=0.0,steps=12"
-    assert lines[1].endswith(f"renamed to {name}")
-    migrated = yaml.safe_load((folder.with_name(name) / "config.yaml").read_text())
-    assert migrated["clip"] == 0.0
-    assert "compare" not in migrated
-    assert list(migrated)[-1] == "provenance"
-    migrate.main(["runs"])
-    assert capsys.readouterr().out == ""
-    assert inhibiting_generalisation.main([*TINY, "--clip", "0"]) == 0  # finished, not made again
-    assert len(list(folder.parent.iterdir())) == 1
-
-
-def test_folders_that_cannot_be_brought_up_to_date_are_named(capsys, tmp_path):
-    assert migrate.main(["reslts"]) == 2
-    assert "reslts has none" in capsys.readouterr().err
-    folder = tmp_path / "xor_grokking" / "old"
-    folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text("jr: [")
-    assert migrate.main([str(tmp_path)]) == 2
-    assert "config.yaml is damaged" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        migrate.main(["--help"])
-    assert migrate.__doc__ in capsys.readouterr().out
-
-
-def test_old_columns_and_results_get_their_new_names(tmp_path):
-    folder = tmp_path / "xor_grokking" / "old"
-    folder.mkdir(parents=True)
-    (folder / "metrics.csv").write_text("step,mean_alignment,centroid_alignment\n0,0.5,0.25\n")
-    config = {"name": "old", "provenance": {"device": "cpu", "command": ""}}
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    torch.save({"rows": [{"step": 0, "mean_alignment": 0.5}]}, folder / "checkpoint.pt")
-    migrate.main([str(tmp_path)])
-    m = read_metrics(folder)
-    assert (m["alignment"], m["alignment_of_point"]) == (0.5, 0.25)
-    rows = torch.load(folder / "checkpoint.pt")["rows"]
-    assert rows == [{"step": 0, "alignment": 0.5}]

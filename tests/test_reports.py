@@ -20,6 +20,7 @@ from lab.bench import plots
 from lab.bench.errors import UserError
 from lab.bench.files import run_folder, short_names
 from lab.bench.statistics import interval
+from lab.reports import figure_6
 from lab.reports._words import file_name
 from lab.reports.runs import status, times
 
@@ -55,7 +56,8 @@ def test_a_dollar_in_a_folders_name_is_a_dollar():
     runs = {"pay$x_{$5": m, "two": m}
     drawing = plots.metric_panels(runs, {"loss": ["loss"]}, "python x.py --out_dir '$x_{$5'")
     drawing.savefig(io.BytesIO())  # which read it as mathematics
-    pictures = plots.image_rows({"$x_{$": [torch.zeros(1, 4, 4).expand(3, 4, 4)]}, {}, "'$x_{$5'")
+    image = torch.zeros(1, 4, 4).expand(3, 4, 4)
+    pictures = figure_6.image_rows({"$x_{$": [image]}, {}, "'$x_{$5'")
     pictures.savefig(io.BytesIO())
 
 

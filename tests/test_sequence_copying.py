@@ -1,21 +1,19 @@
 """Copying: data, loss and margins by a second route, the command."""
 
-import csv
 import math
-import signal
-from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
 import sequence_copying
-from helpers import code_of, interrupt, run
+from helpers import code_of, run
+from lab.bench.files import read_rows
 from lab.bench.seeds import generator
 from lab.data.tasks import distinct_points, sequences_to_copy
 from lab.measures.smoothness import changes_by_one_symbol
 from lab.networks.transformer import OneLayerTransformer
-from sequence_copying import Options, loss_fn, margins
+from sequence_copying import loss_fn, margins
 
 COLUMNS = [
     "step", "loss", "train_accuracy", "test_accuracy", "parameter_norm", "jacobian_norm",
@@ -28,11 +26,6 @@ SMALL = ["--samples", "10", "--test_samples", "20", "--symbols", "5", "--length"
 
 def main(arguments):
     return sequence_copying.main([*arguments, "--device", "cpu"])
-
-
-def rows(folder):
-    with (folder / "metrics.csv").open(newline="") as file:
-        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
 
 
 def outputs_and_answers():
@@ -62,7 +55,7 @@ def test_a_measurement_is_that_of_the_transformer_on_the_tokens(tmp_path):
     """The logits of the i-th blank are the i-th answer's."""
     arguments = [*SMALL, "--steps", "0", "--dtype", "float64", "--name", "r"]
     assert main([*arguments, "--out_dir", str(tmp_path)]) == 0
-    (row,) = rows(tmp_path / "sequence_copying" / "r")
+    (row,) = read_rows(tmp_path / "sequence_copying" / "r")
     draws = generator(0, "weights")
     transformer = OneLayerTransformer(6, 6, 5, 8, 2, 8, draws, init_scale=3.0).double()
     x, y = sequences_to_copy(30, symbols=5, length=3, seed=0)
@@ -115,7 +108,7 @@ def test_the_command_that_a_user_types(tmp_path):
     folder = tmp_path / done.stdout.strip().splitlines()[-1]
     files = {path.name for path in folder.iterdir()}
     assert {"config.yaml", "metrics.csv", "checkpoint.pt", "figure.png"} <= files
-    table = rows(folder)
+    table = read_rows(folder)
     assert list(table[0]) == COLUMNS
     assert {name for names in sequence_copying.PANELS.values() for name in names} < set(COLUMNS)
     assert (table[0]["step"], table[-1]["step"]) == (0, 20)
@@ -129,55 +122,14 @@ def test_the_regulariser_lowers_the_norm_of_the_jacobian(tmp_path):
     for jr in ("0", "1"):
         arguments = [*SMALL, "--steps", "200", "--jr", jr, "--name", jr]
         assert main([*arguments, "--out_dir", str(tmp_path)]) == 0
-    plain, regularised = (rows(tmp_path / "sequence_copying" / jr)[-1] for jr in ("0", "1"))
+    plain, regularised = (read_rows(tmp_path / "sequence_copying" / jr)[-1] for jr in ("0", "1"))
     assert regularised["jacobian_norm"] < 0.7 * plain["jacobian_norm"]
-
-
-def test_killed_and_continued_is_bit_for_bit_the_same(tmp_path):
-    shared = [*SMALL, "--steps", "200", "--jr", "0.01", "--num_logs", "40"]
-    killed = [*shared, "--checkpoint_every", "0", "--name", "killed"]
-    folder = tmp_path / "runs" / "sequence_copying" / "killed"
-    ended = interrupt(
-        *("sequence_copying.py", "--device", "cpu", *killed),
-        folder=tmp_path, run_folder=folder, rows=15, signal=signal.SIGKILL,
-    )  # fmt: skip
-    assert ended.returncode == -signal.SIGKILL
-    assert 0 < rows(folder)[-1]["step"] < 200
-    place = ["--out_dir", str(tmp_path / "runs")]
-    assert main([*shared, *place, "--name", "killed"]) == 0
-    assert main([*shared, *place, "--name", "straight"]) == 0
-    config = yaml.safe_load((folder / "config.yaml").read_text())
-    assert config["provenance"]["continued"][0]["at_step"] > 0
-    straight = (folder.parent / "straight" / "metrics.csv").read_bytes()
-    assert (folder / "metrics.csv").read_bytes() == straight
-
-
-def test_a_run_is_named_by_what_differs_from_the_defaults():
-    assert Options(lr=1e-3, steps=3000).run_name() == "default"
-    assert Options(lr=0.1, batch=8).run_name() == "batch=8,lr=0.1"
-    assert Options(init_scale=1.0, steps=1500, seed=1).run_name() == (
-        "init_scale=1.0,steps=1500,seed=1"
-    )
-
-
-def test_a_runs_own_config_gives_the_same_run(tmp_path, capsys):
-    place = ["--out_dir", str(tmp_path)]
-    assert main([*SMALL, "--steps", "3", *place]) == 0
-    folder = Path(capsys.readouterr().out.strip())
-    before = (folder / "checkpoint.pt").stat().st_mtime_ns
-    assert main(["--config", str(folder / "config.yaml")]) == 0
-    assert Path(capsys.readouterr().out.strip()) == folder
-    assert (folder / "checkpoint.pt").stat().st_mtime_ns == before
 
 
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--heads", "5"], "--heads takes a divisor of --d_model 64, got 5"),
         (["--length", "2"], "--samples and --test_samples take at most 64 together"),
-        (["--width", "9"], "unknown option --width"),
-        (["--jr", "-1"], "--jr takes a number of at least 0"),
-        (["--batch", "0"], "--batch takes a whole number of at least 1, or none, got '0'"),
     ],
 )
 def test_bad_input_is_named_before_a_folder_is_made(arguments, complaint, tmp_path, capsys):

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import signal
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ import yaml
 import report
 import spectral_shift
 import sweep
-from helpers import ROOT, code_of, interrupt, run
+from helpers import ROOT, code_of, run
 from lab.bench.errors import UserError
 from lab.bench.files import read_metrics
 from lab.bench.seeds import generator
@@ -20,7 +19,6 @@ from lab.data.modular import modular_addition
 from lab.fast.modular_tables import ModularTransformer
 from lab.measures import spectra
 from lab.networks.modular_mlp import ModularMLP
-from lab.networks.transformer import OneLayerTransformer
 
 SCRIPT = "spectral_shift.py"
 TINY = ("--p", "11", "--width", "16", "--num_logs", "20", "--device", "cpu")
@@ -249,17 +247,6 @@ def test_grid_holds_the_logits_of_all_pairs(network):
     assert not torch.allclose(network.grid()[1, 2], network.grid()[2, 3])
 
 
-def test_transformer_from_tables_is_the_transformer():
-    network = ModularTransformer(5, 8, 2, 6, generator(0, "network")).double()
-    with torch.no_grad():  # biases start at zero, where a forgotten one would not be seen
-        for bias in (network.mlp_in_bias, network.mlp_out_bias):
-            bias.normal_(generator=generator(0, "biases"))
-    pairs = modular_addition(5, 0.5, 0).pairs
-    tokens = torch.cat([pairs, torch.full((25, 1), 5)], dim=1)
-    expected = OneLayerTransformer.forward(network, tokens)[:, -1]
-    torch.testing.assert_close(network(pairs), expected)
-
-
 # commands
 
 
@@ -337,32 +324,6 @@ def test_the_first_update_under_both_kinds_of_decay(decay):
         torch.testing.assert_close(trained[name], expected.detach())
 
 
-def test_killed_run_continues_as_if_it_had_not_been(tmp_path):
-    options = (*TINY, "--steps", 40, "--checkpoint_every", 0)
-    folder = tmp_path / "runs/spectral_shift/killed"
-    interrupt(
-        SCRIPT,
-        *options,
-        "--name",
-        "killed",
-        folder=tmp_path,
-        run_folder=folder,
-        rows=3,
-        signal=signal.SIGKILL,
-    )
-    assert not (folder / "figure.png").exists()
-    for name in ("killed", "whole"):
-        ended = run(SCRIPT, *options, "--name", name, folder=tmp_path)
-        assert ended.returncode == 0, ended.stderr
-    assert "continued" in (folder / "config.yaml").read_text()
-    whole = folder.with_name("whole")
-    assert (folder / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
-    of_both = [torch.load(each / "checkpoint.pt")["state"]["snapshots"] for each in (folder, whole)]
-    assert of_both[0].keys() == of_both[1].keys()
-    for step, moment in of_both[0].items():
-        assert torch.equal(moment["kept"], of_both[1][step]["kept"])
-
-
 def test_ablation_compares_the_runs_that_are_there(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     options = (*TINY, "--steps", "5")
@@ -402,7 +363,6 @@ def test_ablation_compares_the_runs_that_are_there(tmp_path, monkeypatch, capsys
             ("--permuted_torus", "--complete_graph", "--laplacian_penalty", "1"),
             "leave out --permuted_torus",
         ),
-        (("--model", "transformer", "--heads", "3"), "--heads takes a divisor of --d_model 128"),
         (("--decay", "l2", "--weight_decay", "0"), "--decay l2 takes a --weight_decay above 0"),
     ],
 )

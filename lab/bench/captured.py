@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lab.bench.runs import Run
 
 WARM_UP = 3  # updates before a capture, which torch's notes on CUDA graphs ask for
-Kind = Callable[[int], Hashable]
+Variant = Callable[[int], Hashable]
 
 
 class Graphs:
@@ -31,18 +31,18 @@ class Graphs:
     Args:
         run: whose device, batches and generators they use.
         state: what an update changes; its optimisers are told whether their step is captured.
-        kind: step -> what the script's code for the update depends on beside its tensors; None
+        variant: step -> what the script's code for the update depends on beside its tensors; None
             where the code waits for the device, or no two updates are alike.
     """
 
-    def __init__(self, run: Run, state: dict[str, Any], kind: Kind | None) -> None:
+    def __init__(self, run: Run, state: dict[str, Any], variant: Variant | None) -> None:
         self.device = run.device
         self.batches = [each for each in run.draws if isinstance(each, Batches)]
         self.generators = [each.generator for each in run.draws if isinstance(each, Draws)]
         # A graph holds no work of the CPU, such as drawing there.
-        self.on = kind is not None and self.device.type == "cuda" and not run.options.eager
+        self.on = variant is not None and self.device.type == "cuda" and not run.options.eager
         self.on = self.on and all(g.device.type == "cuda" for g in self.generators)
-        self.kind = kind
+        self.variant = variant
         self.made: dict[Hashable, torch.cuda.CUDAGraph] = {}
         self.seen: Counter[Hashable] = Counter()
         for part in state.values():
@@ -99,5 +99,5 @@ class Graphs:
 
     def _key(self, step: int) -> Hashable:
         """Updates with the same key are the same kernels on the same shapes."""
-        assert self.kind is not None
-        return (self.kind(step), *(batch.points for batch in self.batches))
+        assert self.variant is not None
+        return (self.variant(step), *(batch.points for batch in self.batches))

@@ -62,23 +62,21 @@ def _wrong(content: Any, steps: int) -> str | None:
     return None
 
 
-def restore(path: Path, saved: dict[str, Any], parts: dict[str, Any], finished: bool) -> None:
+def restore(path: Path, saved: dict[str, Any], parts: dict[str, Any]) -> None:
     """Puts a checkpoint's state into modules, optimisers and whatever else an update changes.
 
     Args:
         path: of the file, for the error.
         saved: its states, by name.
         parts: the parts, by the same names.
-        finished: whether the run has ended; then older code may have kept fewer of them.
 
     Raises:
         UserError: if a state is missing or does not fit.
     """
     missing = sorted(parts.keys() - saved.keys())
-    if missing and not (finished and len(missing) < len(parts)):
+    if missing:
         raise UserError(f"{path} lacks the state of {', '.join(missing)}; {AFRESH}")
-    for name in sorted(parts.keys() & saved.keys()):
-        part = parts[name]
+    for name, part in sorted(parts.items()):
         try:
             there, here = _shapes(saved[name]), _shapes(part.state_dict())
             if any(there.get(key) != shape for key, shape in here.items()):

@@ -10,7 +10,7 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
@@ -47,6 +47,20 @@ def replace(path: Path, write: Callable[[BinaryIO], Any]) -> None:
             f"{path} cannot be written: {reason(error)}{much}; what was there before is kept, and "
             "the same command without --overwrite goes on from there"
         ) from None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text, as `replace` does."""
+    replace(path, lambda file: file.write(text.encode()))
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
+    """Writes rows as CSV, with the columns of the first; raises as `replace`."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
 
 
 def write_figure(path: Path, figure: Any) -> None:

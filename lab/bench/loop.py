@@ -14,7 +14,7 @@ from typing import Any
 import numpy
 import torch
 
-from lab.bench.captured import Graphs, Kind
+from lab.bench.captured import Graphs, Variant
 from lab.bench.errors import Interrupted, TrainingError
 from lab.bench.progress import Progress
 from lab.bench.runs import Run
@@ -40,7 +40,7 @@ def training(
     *,
     stop: Callable[[dict[str, float]], bool] = lambda row: False,
     measured: Collection[int] | None = None,
-    kind: Kind | None = lambda step: None,
+    variant: Variant | None = lambda step: None,
     **state: Any,
 ) -> Iterator[int]:
     """The steps whose updates are still to be made; measures and saves between them.
@@ -52,14 +52,14 @@ def training(
     The measurement of a step comes before its update, so that row 0 describes the initial weights
     and the last row the final ones. The run's `batches` and `generator`s are at the step that is
     given out. On CUDA a few steps are given out, and the other updates made by replaying what was
-    done for them as a CUDA graph, so that an update may not depend on `step` but by its `kind`.
+    done for them as a CUDA graph, so that an update may not depend on `step` but by its `variant`.
 
     Args:
         run: where to record; its options give `steps`, `num_logs` and `checkpoint_every`.
         measure: step -> metrics, numbers or tensors of one element; called under `no_grad`.
         stop: row of metrics -> whether the run ends with it, before all updates are made.
         measured: steps of measurement; those of `log_steps` when None.
-        kind: step -> what the update's code depends on, say whether it begins an epoch; None for
+        variant: step -> what the update's code depends on, say whether it begins an epoch; None for
             updates that wait for the device, of which CUDA captures none.
         state: modules, optimisers and whatever else an update changes, by name.
 
@@ -72,7 +72,9 @@ def training(
         return
     o = run.options
     measured = set(log_steps(o.steps, o.num_logs) if measured is None else measured)
-    watched, graphs = _watched(state), Graphs(run, state, kind)
+    # The smallest trained tensor, which a loss that is not finite spoils at once.
+    watched = sorted((p for p in _parameters(state) if p.requires_grad), key=torch.Tensor.numel)[:1]
+    graphs = Graphs(run, state, variant)
     step, seconds, saved_at = run.step, run.seconds, time.monotonic()
     # On a CPU this thread's own time, which other work on the machine hardly changes; elsewhere
     # the time that passes, since an accelerator works on its own.
@@ -126,14 +128,7 @@ def training(
 
 def _parameters(state: dict[str, Any]) -> list[torch.Tensor]:
     modules = [part for part in state.values() if isinstance(part, torch.nn.Module)]
-    return [parameter.detach() for module in modules for parameter in module.parameters()]
-
-
-def _watched(state: dict[str, Any]) -> list[torch.Tensor]:
-    """The smallest trained tensor of weights, which a loss that is not finite spoils at once."""
-    trained = [p.detach() for part in state.values() if isinstance(part, torch.nn.Module)
-               for p in part.parameters() if p.requires_grad]  # fmt: skip
-    return sorted(trained, key=torch.Tensor.numel)[:1]
+    return [parameter for module in modules for parameter in module.parameters()]
 
 
 def _finite(tensors: list[torch.Tensor]) -> bool:

@@ -10,7 +10,6 @@ from typing import Any
 import matplotlib
 import numpy
 from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -203,47 +202,3 @@ def graded_lines(axes: Axes, x: Any, lines: dict[str, Any]) -> None:
     """Lines of one family, by name, in graded colours."""
     for colour, (name, y) in zip(graded(len(lines)), lines.items(), strict=True):
         axes.plot(x, y, color=colour, label=name)
-
-
-def heat_map(axes: Axes, values: Any, texts: Any, x: Sequence[Any], y: Sequence[Any]) -> None:
-    """A table as coloured cells on a logarithmic scale, each with its text; nan is grey.
-
-    Args:
-        axes: where to draw.
-        values: (len(y), len(x)), or nan, the first row on top; below 1 drawn as 1.
-        texts: of the same shape.
-        x, y: what the columns and the rows are.
-    """
-    shown = numpy.ma.masked_invalid(values).clip(min=1)
-    axes.imshow(shown, norm=LogNorm(), cmap=SEQUENTIAL, aspect="auto")
-    axes.set_facecolor("#dddddd")
-    for (row, column), text in numpy.ndenumerate(texts):
-        box = {"facecolor": "white", "alpha": 0.75, "lw": 0, "pad": 2}
-        axes.text(column, row, text, ha="center", va="center", bbox=box)
-    axes.set_xticks(range(len(x)), [f"{each:g}" for each in x])
-    axes.set_yticks(range(len(y)), [f"{each:g}" for each in y])
-    axes.grid(False)
-
-
-def image_rows(rows: dict[str, Any], captions: dict[str, list[str]], typed: str) -> Figure:
-    """Rows of images, named at their left, with the line that made them beneath.
-
-    Args:
-        rows: name -> (N, 3, H, W) colours in [0, 1], the same N in all.
-        captions: a row's name -> N words, one above each image; rows may be left out.
-        typed: the line beneath.
-    """
-    columns = len(next(iter(rows.values())))
-    with matplotlib.rc_context({**STYLE, "axes.grid": False}):
-        figure = Figure(figsize=(1.5 * columns, 1.75 * len(rows)), layout="constrained")
-        grid = figure.subplots(len(rows), columns, squeeze=False)
-        for line, (name, pictures) in zip(grid, rows.items(), strict=True):
-            words = captions.get(name, [""] * columns)
-            for axes, picture, caption in zip(line, pictures, words, strict=True):
-                axes.imshow(picture.permute(1, 2, 0).cpu().numpy(), interpolation="nearest")
-                axes.set_title(caption, fontsize=9)
-                axes.set(xticks=[], yticks=[])
-                axes.spines[:].set_visible(False)
-            line[0].set_ylabel(textwrap.fill(name, 22), fontsize=9, parse_math=False)
-        say_beneath(figure, typed)
-    return figure

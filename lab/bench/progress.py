@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from lab.bench import levels
 from lab.bench.files import first_step
 
 if TYPE_CHECKING:
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
 SHOWN = ("loss", "train_accuracy", "test_accuracy")
 FIRST, LONGEST = 10.0, 60.0  # seconds until the first line of a log, and between two at most
 LEVELS = (  # what passing a level is called, its column, the level
-    ("memorised", "train_accuracy", 0.99),
-    ("generalised", "test_accuracy", 0.85),
-    ("grokked", "test_accuracy", 0.95),
+    ("memorised", "train_accuracy", levels.MEMORISED),
+    ("generalised", "test_accuracy", levels.GENERALISED),
+    ("grokked", "test_accuracy", levels.GROKKED),
 )
 
 

@@ -18,7 +18,7 @@ import torch
 
 from lab.bench.checkpoints import read_checkpoint
 from lab.bench.errors import UserError
-from lab.bench.files import is_finished, read_config, replace
+from lab.bench.files import is_finished, read_config, replace, write_text
 from lab.bench.snapshots import moments_of
 
 DIGITS = 8
@@ -64,7 +64,7 @@ def record(folder: Path, root: Path, weights: bool = False, pictures: bool = Fal
     for path, table in tables.items():
         copy = target / path.relative_to(folder)
         copy.parent.mkdir(parents=True, exist_ok=True)
-        replace(copy, lambda file, table=table: file.write(table.encode()))
+        write_text(copy, table)
     for name in ("config.yaml", *(["figure.png"] if pictures else [])):
         content = (folder / name).read_bytes()
         replace(target / name, lambda file, content=content: file.write(content))

@@ -19,7 +19,7 @@ import yaml
 from lab.bench.checkpoints import copied, read_checkpoint, restore
 from lab.bench.draws import Batches, Draws
 from lab.bench.errors import UserError, reason
-from lab.bench.files import columns, lock, read_config, read_rows, replace, write_figure
+from lab.bench.files import columns, lock, read_config, read_rows, replace, write_figure, write_text
 from lab.bench.progress import summary
 from lab.bench.provenance import changes, now, provenance
 from lab.bench.shared import Shared
@@ -109,7 +109,7 @@ class Run:
     def restore(self, state: dict[str, Any]) -> None:
         """Puts the checkpoint's state, if there is one, into the parts of `state`."""
         if self._saved is not None or self.finished:
-            restore(self.folder / "checkpoint.pt", self._state(), state, self.finished)
+            restore(self.folder / "checkpoint.pt", self._state(), state)
 
     def store(self, results: dict[str, Any]) -> None:
         """Puts numbers found in the metrics (steps until an event, say) into config.yaml."""
@@ -174,8 +174,7 @@ class Run:
         if lacking := [f"--{key}" for key in ours if key not in there]:
             raise UserError(
                 f"{self.folder}/config.yaml lacks {', '.join(lacking)}, without which nobody knows "
-                "what the run computed; `python -m lab.migrate RUNS` writes what older code did, "
-                "or choose another --name"
+                "what the run computed; choose another --name, or give --overwrite to replace it"
             )
         differing = [
             f"{key}: {there[key]} there, {value} here"
@@ -239,12 +238,11 @@ class Run:
 
     def _write_config(self) -> None:
         text = yaml.safe_dump(self._config, sort_keys=False, allow_unicode=True)
-        replace(self.folder / "config.yaml", lambda file: file.write(text.encode()))
+        write_text(self.folder / "config.yaml", text)
 
     def _write_metrics(self) -> None:
         lines = [",".join(self.rows[0])] if self.rows else []
         for row in self.rows:
             lines.append(",".join(str(int(v)) if k == "step" else repr(v) for k, v in row.items()))
-        text = "".join(line + "\n" for line in lines)
-        replace(self.folder / "metrics.csv", lambda file: file.write(text.encode()))
+        write_text(self.folder / "metrics.csv", "".join(line + "\n" for line in lines))
         self._written = time.monotonic()

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lab.bench.checkpoints import finished_checkpoint
+from lab.bench.checkpoints import copied, finished_checkpoint
 from lab.bench.errors import UserError
 
 
@@ -39,11 +39,8 @@ class Snapshots:
 
     def keep(self, name: str, step: int, what: Any) -> None:
         """Keeps a module's weights, or a tensor, under a name of its own."""
-        if torch.is_tensor(what):
-            kept: Any = what.detach().cpu().clone()
-        else:
-            kept = {k: v.detach().cpu().clone() for k, v in what.state_dict().items()}
-        self.moments[name] = Moment(step, kept)
+        state = what if torch.is_tensor(what) else what.state_dict()
+        self.moments[name] = Moment(step, copied(state))
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
@@ -51,13 +48,7 @@ class Snapshots:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues from a checkpoint's `state_dict`."""
-        try:
-            self.moments = {name: Moment(**content) for name, content in state.items()}
-        except TypeError:
-            raise UserError(
-                "the run was made by older code, whose snapshots this one cannot go on with; give "
-                "--overwrite to start afresh"
-            ) from None
+        self.moments = {name: Moment(**content) for name, content in state.items()}
 
 
 def moments_of(folder: str | Path) -> dict[str, Moment]:
@@ -74,13 +65,10 @@ def moments_of(folder: str | Path) -> dict[str, Moment]:
         return dict(sorted(read.items(), key=lambda each: each[1].step))
     content = finished_checkpoint(folder)
     state = content["state"]
-    try:
-        # "kept" and "weights" are the names of runs of 2026-11 and before.
-        found = state["snapshots"] if "snapshots" in state else state["kept"]
-        kept = {n: Moment(m["step"], m.get("kept", m.get("weights"))) for n, m in found.items()}
-        return {**kept, "last": Moment(content["step"], state["network"])}
-    except KeyError:
-        raise UserError(f"{folder} keeps no states but the last") from None
+    if "snapshots" not in state:
+        raise UserError(f"{folder} keeps no states but the last")
+    kept = {name: Moment(**moment) for name, moment in state["snapshots"].items()}
+    return {**kept, "last": Moment(content["step"], state["network"])}
 
 
 def _copied(path: Path) -> Moment:

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from lab.bench.errors import UserError, reason
 from lab.bench.options import option
-from lab.bench.precision import double
 from lab.bench.shared import Shared
 from lab.data.downloads import download
 
@@ -80,11 +79,6 @@ def load(o: ImageOptions, classes: tuple[int, ...] | None = None) -> Images:
             chosen = torch.cat([(labels == c).nonzero()[:share, 0] for c in classes]).sort().values
         tensors += [pixels[chosen].flatten(1).to(**place), labels[chosen].to(place["device"])]
     return Images(*tensors)
-
-
-def accuracy(outputs: Tensor, labels: Tensor) -> Tensor:
-    """Share of the rows of `outputs` (N, C) whose largest entry is that of their label (N,)."""
-    return double(outputs.argmax(1) == labels).mean()
 
 
 def _idx(o: ImageOptions) -> list[tuple[Tensor, Tensor]]:

@@ -16,7 +16,7 @@ def sizes_figure(
     """Least squared norm and test accuracy by training pairs, and where the two costs are equal.
 
     Args:
-        t: (seeds, sizes), as `lab.measures.costs.tables` gives them.
+        t: (seeds, sizes), as `lab.measures.critical_size.tables` gives them.
         critical_pairs: of each seed; not finite where the costs never meet.
         number: of all pairs.
         typed: the line beneath.

@@ -11,7 +11,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from lab.bench import plots
-from lab.bench.files import replace
+from lab.bench.files import write_text
 from lab.bench.seeds import generator
 from lab.measures import spectra
 
@@ -103,5 +103,4 @@ def write_tables(folder: Path, kept: dict[str, Any], p: int, most: int, seed: in
             continue
         values = moment["kept"][classes].tolist()
         rows = [f"{c},{v!r}\n" for c, v in zip(classes.tolist(), values, strict=True)]
-        text = "".join(["dimension,low_fraction\n", *rows])
-        replace(folder / f"{name}.csv", lambda file, text=text: file.write(text.encode()))
+        write_text(folder / f"{name}.csv", "".join(["dimension,low_fraction\n", *rows]))

@@ -122,7 +122,7 @@ def label_kernel(labels: Tensor) -> Tensor:
     return (labels[:, None] == labels).float()
 
 
-def alignment(kernel: Tensor, target: Tensor) -> Tensor:
+def kernel_alignment(kernel: Tensor, target: Tensor) -> Tensor:
     """⟨K, T⟩ / (‖K‖ ‖T‖), not centred (Cristianini et al. 2001): the first form.
 
     From 0 to 1 for kernels of non-negative entries. A constant kernel has √(Σ n_c²) / n against
@@ -144,7 +144,7 @@ class Centred(NamedTuple):
     """(width, width), of the hidden units, times p²."""
 
 
-def centred_alignments(network: ModularMLP, labels: Tensor) -> Centred:
+def centred_kernel_alignments(network: ModularMLP, labels: Tensor) -> Centred:
     """⟨K_c, T_c⟩ / (‖K_c‖ ‖T_c‖) of two kernels, K_c = J K J with J = 1 − 11ᵀ/n.
 
     Centred as by Cortes et al. 2012. From −1 to 1, from 0 for these. Chance: √((p − 1) / (n − 1)),

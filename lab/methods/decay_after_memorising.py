@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from lab.measures.losses import accuracy
 from lab.methods.interface import Knob, Method
-from lab.methods.tasks import accuracy
 
 MEMORISED = 0.99
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lab.measures.losses import accuracy
 from lab.methods.interface import Knob, Method
-from lab.methods.tasks import accuracy
 
 LARGEST = 0.06
 

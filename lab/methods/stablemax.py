@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from lab.bench.precision import double
+from lab.measures.losses import cross_entropy
 from lab.methods.interface import Method
-from lab.methods.tasks import cross_entropy
 
 TINY = 1e-30  # the authors', for autograd divides in both branches
 

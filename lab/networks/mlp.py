@@ -9,6 +9,12 @@ import torch
 from torch import Tensor
 
 
+def uniform(*shape: int, fan_in: int, generator: torch.Generator) -> Tensor:
+    """Weights in ±1/√fan_in, as torch's Linear draws them; float64 on the CPU."""
+    weights = torch.empty(shape, dtype=torch.float64)
+    return weights.uniform_(-(fan_in**-0.5), fan_in**-0.5, generator=generator)
+
+
 def relu_mlp(
     widths: Sequence[int], generator: torch.Generator, init_scale: float = 1.0
 ) -> torch.nn.Sequential:
@@ -16,15 +22,14 @@ def relu_mlp(
 
     Args:
         widths: inputs, hidden units of each layer, outputs.
-        generator: source of the weights, uniform in ±1/√fan_in as torch's Linear draws them.
+        generator: source of the weights, as `uniform` draws them.
         init_scale: factor on all of them (Liu et al. 2023, Omnigrok).
     """
     layers: list[torch.nn.Module] = []
     for fan_in, fan_out in itertools.pairwise(widths):
         layer = torch.nn.Linear(fan_in, fan_out, bias=False, dtype=torch.float64)
-        torch.nn.init.uniform_(layer.weight, -(fan_in**-0.5), fan_in**-0.5, generator=generator)
-        with torch.no_grad():
-            layer.weight *= init_scale
+        drawn = uniform(fan_out, fan_in, fan_in=fan_in, generator=generator)
+        layer.weight.data = init_scale * drawn
         layers += [layer, torch.nn.ReLU()]
     return torch.nn.Sequential(*layers[:-1])
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lab.networks.mlp import uniform
+
 
 class ModularMLP(torch.nn.Module):
     """W₂ ReLU(s (W₁ x + b₁)) + b₂, where x is the one-hot vectors of a and b, one after the other.
@@ -23,18 +25,15 @@ class ModularMLP(torch.nn.Module):
     def __init__(self, p: int, width: int, alpha: float, draws: torch.Generator) -> None:
         super().__init__()
 
-        def uniform(*shape: int, inputs: int) -> torch.nn.Parameter:
-            values = torch.empty(shape, dtype=torch.float64)
-            return torch.nn.Parameter(
-                values.uniform_(-(inputs**-0.5), inputs**-0.5, generator=draws)
-            )
+        def drawn(*shape: int, inputs: int) -> torch.nn.Parameter:
+            return torch.nn.Parameter(uniform(*shape, fan_in=inputs, generator=draws))
 
         self.scale = width**-alpha
         self.register_buffer("offsets", torch.tensor([0, p]), persistent=False)
-        self.rows = uniform(2 * p, width, inputs=2 * p)  # W₁ᵀ: p rows for a, then p for b
-        self.first_bias = uniform(width, inputs=2 * p)
-        self.second = uniform(p, width, inputs=width)
-        self.second_bias = uniform(p, inputs=width)
+        self.rows = drawn(2 * p, width, inputs=2 * p)  # W₁ᵀ: p rows for a, then p for b
+        self.first_bias = drawn(width, inputs=2 * p)
+        self.second = drawn(p, width, inputs=width)
+        self.second_bias = drawn(p, inputs=width)
 
     def forward(self, pairs: Tensor) -> Tensor:
         """Logits (B, p) of `pairs` (B, 2)."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import math
 import statistics
 from collections import defaultdict
@@ -14,7 +13,7 @@ from typing import Any, NamedTuple
 from scipy import stats
 
 from lab.bench.errors import UserError
-from lab.bench.files import replace
+from lab.bench.files import write_rows
 from lab.bench.statistics import Finished, Row, arrival, finished_runs
 from lab.bench.sweeps import ROOT, Job
 from lab.methods.interface import Method, methods
@@ -115,11 +114,7 @@ def row_of(run: Finished, options: Any) -> Row:
 def write(path: Path, table: Table) -> None:
     """A task's rows, sorted, as CSV."""
     rows = sorted(table.values(), key=lambda r: (r["method"], int(r["trial"]), int(r["seed"])))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    replace(path, lambda file: file.write(text.getvalue().encode()))
+    write_rows(path, rows)
 
 
 def trials_of(rows: Iterable[Row], steps: int) -> dict[str, list[Row]]:

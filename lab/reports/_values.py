@@ -62,7 +62,7 @@ class Values:
         if len(self.came) < self.n:
             # Of a ratio nobody knows how late it would have been.
             return arrival(self.numbers, self.ends, form) if self.ends else self.span(form)
-        return _signed(interval(self.came, form))
+        return signed(interval(self.came, form))
 
     def most_of(self, form: str = ",.0f") -> str:
         """The largest of the runs' numbers."""
@@ -241,9 +241,9 @@ def _within(metrics: dict[str, numpy.ndarray], after: float, until: float = nump
 
 
 def _text(number: Number, form: str, never: str) -> str:
-    return never if number is None else _signed(format(number, form))
+    return never if number is None else signed(format(number, form))
 
 
-def _signed(text: str) -> str:
+def signed(text: str) -> str:
     """With minus signs before negative numbers; the hyphen of 1e-8 stays."""
     return re.sub(r"(?<![\de])-(?=\d)", "−", text)

@@ -1,13 +1,18 @@
-"""What the words of a report say of the runs that it takes: `steps=8000 seed=1`."""
+"""What the words of a report say, `steps=8000 seed=1`: its runs, and its picture's name."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from lab.bench.errors import UserError
-from lab.bench.options import Takes
+from lab.bench.files import write_figure
 from lab.bench.statistics import Finished, finished_runs
+from lab.bench.takes import Takes
 from lab.reports import Request
 
 LONGEST = 120  # characters of a picture's name, or bytes
@@ -19,6 +24,21 @@ def file_name(title: str) -> str:
         return title
     start = title.encode()[: LONGEST - 12].decode(errors="ignore")
     return f"{start}…{hashlib.sha256(title.encode()).hexdigest()[:8]}"
+
+
+def save(request: Request, script: str, parts: Iterable[str], drawing: Figure) -> Path:
+    """Writes a report's picture beside the script's runs, prints where, and returns that.
+
+    Args:
+        request: what `report.py` was asked for; its `--name` goes before the parts.
+        script: whose runs they are.
+        parts: what names the picture else.
+        drawing: the picture.
+    """
+    path = request.out_dir / script / f"{file_name(request.name or ','.join(parts))}.png"
+    write_figure(path, drawing)
+    print(path)
+    return path
 
 
 def options_in(request: Request, options: Any) -> dict[str, Any]:

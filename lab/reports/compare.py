@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from lab.bench import plots
 from lab.bench.errors import UserError
-from lab.bench.files import read_metrics, run_folder, short_names, write_figure
+from lab.bench.files import read_metrics, run_folder, short_names
 from lab.reports import Request
-from lab.reports._words import file_name
+from lab.reports._words import save
 
 
 def report(request: Request) -> None:
@@ -35,7 +35,5 @@ def report(request: Request) -> None:
                     f"{wanted[0]!r}"
                 )
     drawing = plots.metric_panels(runs, script.PANELS, request.typed, against)
-    title = request.name or " against ".join(run.replace("/", "_") for run in runs)
-    path = above / f"{file_name(title)}.png"
-    write_figure(path, drawing)
-    print(path)
+    title = " against ".join(run.replace("/", "_") for run in runs)
+    save(request, above.name, [title], drawing)

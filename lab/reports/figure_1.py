@@ -11,14 +11,12 @@ the same at all moments, and in the table with a control between the three. The 
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from lab.bench.errors import UserError
-from lab.bench.files import is_finished, read_config, replace, run_folder, write_figure
+from lab.bench.files import is_finished, read_config, run_folder, write_rows
 from lab.bench.options import Takes
 from lab.bench.statistics import markdown
 from lab.data import images
@@ -26,7 +24,7 @@ from lab.regions import SliceError, radii
 from lab.regions.windows import LIMIT, medians, planes
 from lab.reports import Request
 from lab.reports._regions import Picture, figure, pictures
-from lab.reports._words import file_name
+from lab.reports._words import save
 
 RUNS = ("inhibiting_generalisation/default", "inhibiting_generalisation/jr=None")
 SETTINGS = {
@@ -58,21 +56,14 @@ def draw_points(request: Request, name: str, samples: Sequence[int]) -> None:
     except SliceError as error:
         raise UserError(str(error)) from None
     rows = table(drawn, samples, data)
-    title = request.name or name
-    if request.words and request.name is None:  # a file of its own
-        runs = ["_".join(folder.parts[-2:]) for folder in folders] if given else []
-        chosen = [word for word in request.words if word not in given]
-        title = file_name(",".join([name, *runs, *chosen]))
-    path = request.out_dir / "linear_regions" / f"{title}.png"
-    write_figure(path, figure(data.x, samples, drawn, request.typed))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: _text(value, 8) for key, value in row.items()} for row in rows)
-    replace(path.with_suffix(".csv"), lambda file: file.write(text.getvalue().encode()))
     means = [row for row in rows if str(row["sample"]).startswith("median")]
-    print(markdown([{key: _text(row.get(key, ""), 3) for key in rows[0]} for row in means]))
-    print(f"\n{path.with_suffix('.csv')}\n{path}")
+    print(markdown([{key: _text(row.get(key, ""), 3) for key in rows[0]} for row in means]), "\n")
+    runs = ["_".join(folder.parts[-2:]) for folder in folders] if given else []
+    chosen = [word for word in request.words if word not in given]
+    drawing = figure(data.x, samples, drawn, request.typed)
+    path = save(request, "linear_regions", [name, *runs, *chosen], drawing).with_suffix(".csv")
+    write_rows(path, [{key: _text(value, 8) for key, value in row.items()} for row in rows])
+    print(path)
 
 
 def table(

@@ -15,10 +15,11 @@ from matplotlib.figure import Figure
 
 from lab.bench import plots
 from lab.bench.errors import UserError
-from lab.bench.files import is_finished, read_config, read_metrics, write_figure
+from lab.bench.files import is_finished, read_config, read_metrics
 from lab.bench.statistics import Row, markdown
 from lab.reports import Request
-from lab.reports._words import options_in
+from lab.reports._values import signed
+from lab.reports._words import options_in, save
 
 SCRIPT = "comparison_to_ntk"
 FREE = ("init_scale", "output_scale", "seed")
@@ -34,9 +35,8 @@ def report(request: Request) -> None:
     """
     for name, rows in tables(request).items():
         print(f"{name}\n\n{markdown(rows)}\n")
-    path = request.out_dir / SCRIPT / f"{','.join(['figure_10', *request.words])}.png"
-    write_figure(path, figure(chosen(request), request.typed))
-    print(path)
+    drawing = figure(chosen(request), request.typed)
+    save(request, SCRIPT, ["figure_10", *request.words], drawing)
 
 
 def tables(request: Request) -> dict[str, list[Row]]:
@@ -111,13 +111,25 @@ def readings(value: Values, depth: int) -> list[Row]:
 
 
 def correlations(value: Values) -> list[Row]:
-    """Of the largest alignment with the logarithms of the mean of 1 / ‖μ‖ at the start."""
-    rows = []
-    for name, label in (("reciprocal_norm", "scaled"), ("reciprocal_norm_official", "official")):
-        logs, count = numpy.log(value[name]), len(value[name])
-        r = f"{numpy.corrcoef(logs, value['max_alignment'])[0, 1]:.3f}" if count > 2 else "–"
-        rows.append({"norm": label, "correlation": r, "networks": str(count)})
-    return rows
+    """Of the largest alignment with the logarithms of what is known at the start.
+
+    That is the mean of 1 / ‖μ‖, and the first rate of change, with which the norm goes together.
+    """
+    logs = {name: numpy.log(abs(value[name])) for name in BEGUN}
+    labels = {"reciprocal_norm": "scaled", "reciprocal_norm_official": "official", "rate": "rate"}
+
+    def correlation(one: numpy.ndarray, other: numpy.ndarray) -> str:
+        return signed(f"{numpy.corrcoef(one, other)[0, 1]:.3f}") if len(one) > 2 else "–"
+
+    return [
+        {
+            "norm": label,
+            "correlation": correlation(logs[name], value["max_alignment"]),
+            "correlation with the rate": correlation(logs[name], logs["rate"]),
+            "networks": str(len(logs[name])),
+        }
+        for name, label in labels.items()
+    ]
 
 
 def figure(value: Values, typed: str) -> Figure:

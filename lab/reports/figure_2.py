@@ -7,10 +7,9 @@ Of finished runs that differ in `loss_fn`, `jr` and `seed` alone; words such as 
 from __future__ import annotations
 
 from lab.bench import plots
-from lab.bench.files import write_figure
 from lab.bench.statistics import Finished, interval, markdown
 from lab.reports import Request
-from lab.reports._words import runs_in
+from lab.reports._words import runs_in, save
 
 SCRIPT = "jacobian_rank"
 
@@ -43,9 +42,8 @@ def report(request: Request) -> None:
     axes[1].set(yscale="log", ylabel="‖J‖ (mean, Frobenius)")
     axes[2].set(ylim=(0, 1), ylabel="test accuracy")
     axes[2].legend(loc="lower right")
-    path = request.out_dir / SCRIPT / f"{','.join(['figure_2', *request.words])}.png"
-    write_figure(path, drawing)
-    print(f"{markdown(rows)}\n\n{path}")
+    print(f"{markdown(rows)}\n")
+    save(request, SCRIPT, ["figure_2", *request.words], drawing)
 
 
 def label(run: Finished) -> str:

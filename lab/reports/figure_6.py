@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
+from typing import Any
 
+import matplotlib
 import torch
+from matplotlib.figure import Figure
 
 from lab.bench import plots
 from lab.bench.checkpoints import finished_checkpoint, restore
 from lab.bench.errors import UserError
-from lab.bench.files import read_config, run_folder, short_names, write_figure
+from lab.bench.files import read_config, run_folder, short_names
 from lab.data import cifar
 from lab.data.cifar import CLASSES, CifarOptions
 from lab.fast.convolutions import convolutional_network
 from lab.networks.mlp import Normalisation
 from lab.reports import Request
+from lab.reports._words import save
 from lab.reports.figure_5 import label
 from utils import Centroids
 
@@ -45,9 +50,7 @@ def report(request: Request) -> None:
         # Zero is mid-grey, and each centroid's largest entry, of either sign, is full scale.
         rows[name] = 0.5 + 0.5 * found.centroids / torch.where(largest > 0, largest, 1.0)
         captions[name] = [f"cosine {a:.2f}" for a in found.alignments]
-    path = above / f"{request.name or 'figure_6'}.png"
-    write_figure(path, plots.image_rows(rows, captions, request.typed))
-    print(path)
+    save(request, above.name, ["figure_6"], image_rows(rows, captions, request.typed))
 
 
 def trained(folder: Path) -> torch.nn.Sequential:
@@ -57,5 +60,29 @@ def trained(folder: Path) -> torch.nn.Sequential:
         raise UserError(f"figure_6 takes finished runs of {SCRIPT}; {folder} is none")
     network = convolutional_network(config["filters"], CLASSES, torch.Generator())
     state = finished_checkpoint(folder)["state"]
-    restore(folder / "checkpoint.pt", state, {"network": network}, finished=True)
+    restore(folder / "checkpoint.pt", state, {"network": network})
     return network
+
+
+def image_rows(rows: dict[str, Any], captions: dict[str, list[str]], typed: str) -> Figure:
+    """Rows of images, named at their left, with the line that made them beneath.
+
+    Args:
+        rows: name -> (N, 3, H, W) colours in [0, 1], the same N in all.
+        captions: a row's name -> N words, one above each image; rows may be left out.
+        typed: the line beneath.
+    """
+    columns = len(next(iter(rows.values())))
+    with matplotlib.rc_context({**plots.STYLE, "axes.grid": False}):
+        figure = Figure(figsize=(1.5 * columns, 1.75 * len(rows)), layout="constrained")
+        grid = figure.subplots(len(rows), columns, squeeze=False)
+        for line, (name, pictures) in zip(grid, rows.items(), strict=True):
+            words = captions.get(name, [""] * columns)
+            for axes, picture, caption in zip(line, pictures, words, strict=True):
+                axes.imshow(picture.permute(1, 2, 0).cpu().numpy(), interpolation="nearest")
+                axes.set_title(caption, fontsize=9)
+                axes.set(xticks=[], yticks=[])
+                axes.spines[:].set_visible(False)
+            line[0].set_ylabel(textwrap.fill(name, 22), fontsize=9, parse_math=False)
+        plots.say_beneath(figure, typed)
+    return figure

@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from lab.bench import plots
-from lab.bench.files import write_figure
 from lab.reports import Request
-from lab.reports._words import runs_in
+from lab.reports._words import runs_in, save
 
 
 def report(request: Request) -> None:
@@ -33,7 +32,5 @@ def draw_by_jr(
     """Draws a script's `PANELS` of runs that differ in `jr`, labelled by it, and their seeds."""
     groups = runs_in(request, script, "jr")
     drawn = {label(runs[0].config["jr"]): [run.metrics for run in runs] for runs in groups}
-    path = request.out_dir / script / f"{','.join([name, *request.words])}.png"
-    panels = request.script(script).PANELS
-    write_figure(path, plots.metric_panels(drawn, panels, request.typed))
-    print(path)
+    drawing = plots.metric_panels(drawn, request.script(script).PANELS, request.typed)
+    save(request, script, [name, *request.words], drawing)

@@ -12,10 +12,11 @@ import textwrap
 from lab.bench import plots
 from lab.bench.checkpoints import copied, finished_checkpoint, restore
 from lab.bench.errors import UserError
-from lab.bench.files import read_config, run_folder, short_names, write_figure
+from lab.bench.files import read_config, run_folder, short_names
 from lab.bench.takes import Takes
 from lab.measures.fourier import frequency_norms
 from lab.reports import Request
+from lab.reports._words import save
 
 SCRIPT = "modular_addition"
 
@@ -42,7 +43,7 @@ def report(request: Request) -> None:
         o = script.Options(**{k: takes[k](k, v) for k, v in config.items() if k in takes})
         network, state = script.initial_network(o), finished_checkpoint(folder)["state"]
         moments = {"at first": copied(network.state_dict())}
-        restore(folder / "checkpoint.pt", state, {"network": network}, finished=True)
+        restore(folder / "checkpoint.pt", state, {"network": network})
         moments["at last"] = network.state_dict()
         for style, (moment, state) in zip((":", "-"), moments.items(), strict=True):
             for colour, matrix in zip(
@@ -58,6 +59,4 @@ def report(request: Request) -> None:
         )
         axis.set_ylim(bottom=0)
     drawing.legend(*axis.get_legend_handles_labels(), loc="outside upper center", ncols=2)
-    path = above / f"{request.name or 'frequency_norms'}.png"
-    write_figure(path, drawing)
-    print(path)
+    save(request, SCRIPT, ["frequency_norms"], drawing)

@@ -21,7 +21,7 @@ from scipy import stats
 
 from lab.bench import plots
 from lab.bench.errors import UserError
-from lab.bench.files import replace, write_figure
+from lab.bench.files import write_figure, write_text
 from lab.bench.statistics import Row, markdown
 from lab.methods.interface import methods
 from lab.methods.tasks import TASKS
@@ -82,7 +82,7 @@ def score(request: Request, rows: dict[str, Table]) -> None:
     if cells:
         grid = {"script": f"{SCRIPT}.py", "seed": f"{SEEDS[0]}:{SEEDS[-1] + 1}", "steps": steps}
         grid |= {"out_dir": str(request.out_dir), "cells": cells}
-        replace(path, lambda file: file.write(yaml.safe_dump(grid, sort_keys=False).encode()))
+        write_text(path, yaml.safe_dump(grid, sort_keys=False))
         print(f"{len(cells)} best trials to be scored: python sweep.py {path}, then this again\n")
 
 

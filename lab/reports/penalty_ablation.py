@@ -7,11 +7,10 @@ from matplotlib.figure import Figure
 
 from lab.bench import plots
 from lab.bench.errors import UserError
-from lab.bench.files import write_figure
 from lab.bench.statistics import finished_runs, markdown
 from lab.measures.events import grokking_events
 from lab.reports import Request
-from lab.reports._words import options_in
+from lab.reports._words import options_in, save
 
 SCRIPT = "spectral_shift"
 Metrics = dict[str, numpy.ndarray]
@@ -58,9 +57,7 @@ def report(request: Request) -> None:
             }
         )
     print(markdown(rows))
-    path = folder / f"penalty_ablation{''.join(f',{word}' for word in request.words)}.png"
-    write_figure(path, drawn(curves, request.typed))
-    print(path)
+    save(request, SCRIPT, ["penalty_ablation", *request.words], drawn(curves, request.typed))
 
 
 def drawn(curves: dict[str, list[Metrics]], typed: str) -> Figure:

@@ -7,17 +7,19 @@ choose others. And whether an order parameter tells runs that grokked from those
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from lab.bench import plots
-from lab.bench.files import write_figure
 from lab.bench.statistics import Finished, Row, markdown
 from lab.reports import Request
 from lab.reports._values import Runs, Values
-from lab.reports._words import runs_in
+from lab.reports._words import runs_in, save
 
 SCRIPT = "order_parameters"
 TITLES = {
@@ -38,9 +40,8 @@ def report(request: Request) -> None:
     """
     for name, rows in tables(request).items():
         print(f"{name}\n\n{markdown(rows)}\n")
-    path = request.out_dir / SCRIPT / f"phase_diagram{''.join(f',{w}' for w in request.words)}.png"
-    write_figure(path, figure(cells_of(request), request.typed))
-    print(path)
+    drawing = figure(cells_of(request), request.typed)
+    save(request, SCRIPT, ["phase_diagram", *request.words], drawing)
 
 
 def tables(request: Request) -> dict[str, list[Row]]:
@@ -131,6 +132,26 @@ def figure(cells: Cells, typed: str) -> Figure:
                 texts[row, column] = f"{means[row, column]:,.0f}{some}"
             elif times.n:
                 texts[row, column] = "never"
-        plots.heat_map(panel, means, texts, x=alphas, y=decays)
+        heat_map(panel, means, texts, x=alphas, y=decays)
         panel.set(xlabel="alpha", ylabel="weight decay", title=title)
     return drawing
+
+
+def heat_map(axes: Axes, values: Any, texts: Any, x: Sequence[Any], y: Sequence[Any]) -> None:
+    """A table as coloured cells on a logarithmic scale, each with its text; nan is grey.
+
+    Args:
+        axes: where to draw.
+        values: (len(y), len(x)), or nan, the first row on top; below 1 drawn as 1.
+        texts: of the same shape.
+        x, y: what the columns and the rows are.
+    """
+    shown = numpy.ma.masked_invalid(values).clip(min=1)
+    axes.imshow(shown, norm=LogNorm(), cmap=plots.SEQUENTIAL, aspect="auto")
+    axes.set_facecolor("#dddddd")
+    for (row, column), text in numpy.ndenumerate(texts):
+        box = {"facecolor": "white", "alpha": 0.75, "lw": 0, "pad": 2}
+        axes.text(column, row, text, ha="center", va="center", bbox=box)
+    axes.set_xticks(range(len(x)), [f"{each:g}" for each in x])
+    axes.set_yticks(range(len(y)), [f"{each:g}" for each in y])
+    axes.grid(False)

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from lab.bench.errors import UserError
-from lab.bench.files import first_step, is_finished, read_config, read_metrics
+from lab.bench.files import is_finished, read_config, read_metrics
 from lab.bench.statistics import Row, markdown
+from lab.measures.events import grokking_events
 from lab.reports import Request
-
-MEMORISED, GROKKED = 0.99, 0.95  # training and test accuracy above which we say so
 
 
 def report(request: Request) -> None:
@@ -54,13 +53,8 @@ def line(folder: Path) -> Row:
     row["step"] = f"{step:,} of {steps:,} ({step / max(steps, 1):.0%})" if steps else f"{step:,}"
     for column, name in (("train_accuracy", "train"), ("test_accuracy", "test")):
         row[f"{name} accuracy"] = f"{metrics[column][-1]:.3f}" if column in metrics else "–"
-    events = {
-        "memorised at": ("train_accuracy", MEMORISED),
-        "grokked at": ("test_accuracy", GROKKED),
-    }
-    for event, passed in events.items():
-        at = first_step(metrics, *passed) if passed[0] in metrics else None
-        row[event] = "–" if at is None else f"{at:,}"
+    for event, at in grokking_events(metrics).items():
+        row[event.replace("_", " ")] = "–" if at is None else f"{at:,}"
     row["minutes"], row["ends"] = times(folder, config, step)
     return row
 

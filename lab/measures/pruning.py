@@ -1,19 +1,10 @@
-"""What the rule costs and what the table costs: in squared norm, and in weights and FLOPs.
-
-`tables` to `critical_sizes` are of the flows of circuit_efficiency.py, least norms at zero loss.
-`pruned_circuit` is of a network in training, the smallest part of it that still answers.
-"""
+"""The smallest part of a network that still answers, in weights and FLOPs."""
 
 from __future__ import annotations
 
-import math
-
-import numpy
 import torch
 from torch import Tensor
 from torch.func import functional_call
-
-Metrics = dict[str, numpy.ndarray]
 
 LOSS = 0.01  # of the training accuracy that pruning may cost, as a difference
 RESOLUTION = 2**-10  # of the share of weights that are zeroed
@@ -21,50 +12,6 @@ RESOLUTION = 2**-10  # of the share of weights that are zeroed
 # at which a matrix is applied, where these are more than one.
 LOOKED_UP = {"rows": 2, "token_embedding": 3}
 POSITIONS = {"keys": 3, "values": 3}
-
-
-def tables(m: Metrics, seeds: int, sizes: int) -> Metrics:
-    """Columns of the metrics as tables (seeds, sizes), those of random labels as `random_…`."""
-    shaped = {key: column.reshape(seeds, sizes, 2) for key, column in m.items()}
-    true = {key: table[..., 0] for key, table in shaped.items()}
-    return true | {f"random_{key}": table[..., 1] for key, table in shaped.items()}
-
-
-def crossing(pairs: numpy.ndarray, difference: numpy.ndarray) -> float:
-    """Where a difference last rises above zero, interpolated linearly; nan if it does not."""
-    rises = numpy.flatnonzero((difference[:-1] <= 0) & (difference[1:] > 0))
-    if not len(rises):
-        return math.nan
-    i = rises[-1]
-    share = -difference[i] / (difference[i + 1] - difference[i])
-    return float(pairs[i] + share * (pairs[i + 1] - pairs[i]))
-
-
-def critical_sizes(t: Metrics) -> dict[str, object]:
-    """Critical sizes by norm and by accuracy, one a seed, and how fast the norms grow beyond.
-
-    Args:
-        t: what `tables` gives.
-    """
-    pairs = t["pairs"][0]
-    true, random = t["squared_norm"], t["random_squared_norm"]
-    critical = [crossing(pairs, difference) for difference in random - true]
-    beyond = pairs > numpy.mean(critical)
-    slopes = [
-        float(numpy.polyfit(pairs[beyond], norms.mean(0)[beyond], 1)[0])
-        if beyond.sum() > 1
-        else math.nan
-        for norms in (true, random)
-    ]
-    return {
-        "critical_pairs": critical,
-        "pairs_at_test_accuracy_0.5": [crossing(pairs, a - 0.5) for a in t["test_accuracy"]],
-        "test_accuracy_at_critical_pairs": [
-            float(numpy.interp(c, pairs, a))
-            for c, a in zip(critical, t["test_accuracy"], strict=True)
-        ],
-        "squared_norm_per_pair_beyond": dict(zip(("true", "random"), slopes, strict=True)),
-    }
 
 
 def flops(weights: dict[str, Tensor]) -> Tensor:
