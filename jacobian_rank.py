@@ -4,11 +4,11 @@ A ReLU network learns MNIST with AdamW, from the mean-squared error to one-hot l
 cross-entropy, with weight decay alone and with GrokAlign added to it. Claim: under both, PC1, the
 share of the first singular value in the Jacobian's sum of squares, tends towards one.
 
-    python jacobian_rank.py                                    # one of the four runs; 30 min
-    python jacobian_rank.py --loss_fn CrossEntropy --jr 1e-3   # another
-    python jacobian_rank.py --steps 8000                       # under three minutes
+    python jacobian_rank.py                                    # one of the four runs; 8 min
+    python jacobian_rank.py --loss_fn CrossEntropy --jr 1e-3   # another; 15 min
+    python jacobian_rank.py --steps 8000                       # under two minutes
     python jacobian_rank.py --weight_decay 0                   # control: no regularisation at all
-    python sweep.py configs/figure_2.yaml                      # the four, three seeds; 6 hours
+    python sweep.py configs/figure_2.yaml                      # the four, three seeds; 2.5 hours
     python report.py figure_2                                  # the four in one figure
 
 The caption of Figure 2 states no sizes. These are Table 1's (1,024 points, width 196, depth 4,
