@@ -11,9 +11,10 @@ from helpers import code_of, run
 from lab.bench.files import read_rows
 from lab.bench.seeds import generator
 from lab.data.tasks import distinct_points, sequences_to_copy
+from lab.measures.losses import cross_entropy
 from lab.measures.smoothness import changes_by_one_symbol
 from lab.networks.transformer import OneLayerTransformer
-from sequence_copying import loss_fn, margins
+from sequence_copying import margins
 
 COLUMNS = [
     "step", "loss", "train_accuracy", "test_accuracy", "parameter_norm", "jacobian_norm",
@@ -82,7 +83,7 @@ def test_the_loss_from_its_definition():
     for row, answer in zip(outputs.reshape(50, 3, 5).tolist(), y.tolist(), strict=True):
         for logits, symbol in zip(row, answer, strict=True):
             expected.append(math.log(sum(map(math.exp, logits))) - logits[symbol])
-    assert loss_fn(outputs, y).item() == pytest.approx(sum(expected) / 150, rel=1e-12)
+    assert cross_entropy(outputs, y).item() == pytest.approx(sum(expected) / 150, rel=1e-12)
 
 
 def test_margins_from_their_definition_and_free_of_what_cross_entropy_ignores():
@@ -97,7 +98,7 @@ def test_margins_from_their_definition_and_free_of_what_cross_entropy_ignores():
     constants = torch.randn(50, 3, 1, dtype=torch.float64, generator=generator(0, "c"))
     shifted = (outputs.reshape(50, 3, 5) + constants).flatten(1)
     torch.testing.assert_close(margins(shifted, y), margins(outputs, y))
-    torch.testing.assert_close(loss_fn(shifted, y), loss_fn(outputs, y))
+    torch.testing.assert_close(cross_entropy(shifted, y), cross_entropy(outputs, y))
     assert (shifted.sum(1) - outputs.sum(1)).abs().min() > 1e-3
 
 
@@ -114,7 +115,7 @@ def test_the_command_that_a_user_types(tmp_path):
     assert (table[0]["step"], table[-1]["step"]) == (0, 20)
     assert all(math.isfinite(value) for row in table for value in row.values())
     config = yaml.safe_load((folder / "config.yaml").read_text())
-    assert (config["lr"], config["weight_decay"], config["batch"]) == (0.001, 1.0, None)
+    assert (config["lr"], config["weight_decay"], config["batch_size"]) == (0.001, 1.0, None)
     assert set(config["results"]) == {"memorised_at", "grokked_at"}
 
 

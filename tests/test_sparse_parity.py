@@ -75,7 +75,7 @@ def test_every_epoch_holds_every_point_once_in_an_order_of_its_own():
 
 
 def test_one_update_is_the_hinge_loss_and_the_jacobian_norm_by_hand(tmp_path):
-    arguments = [*SMALL, "--steps", "1", "--jr", "0.5", "--batch", "70"]
+    arguments = [*SMALL, "--steps", "1", "--jr", "0.5", "--batch_size", "70"]
     assert main([*arguments, "--dtype", "float64", "--out_dir", str(tmp_path), "--name", "r"]) == 0
     saved = torch.load(tmp_path / "sparse_parity" / "r" / "checkpoint.pt", weights_only=True)
     network = Network(Options(n=12, width=20))
@@ -151,7 +151,7 @@ def test_the_command_that_a_user_types(tmp_path):
     assert (table[0]["step"], table[-1]["step"]) == (0, 20)
     assert all(math.isfinite(value) for row in table for value in row.values())
     config = yaml.safe_load((folder / "config.yaml").read_text())
-    assert (config["lr"], config["weight_decay"], config["batch"]) == (0.1, 0.01, 32)
+    assert (config["lr"], config["weight_decay"], config["batch_size"]) == (0.1, 0.01, 32)
     assert set(config["results"]) == {"memorised_at", "grokked_at"}
 
 
