@@ -72,7 +72,7 @@ class Options(ImageOptions):
 
 
 PANELS = {
-    "accuracy": ("train_accuracy", "test_accuracy"),
+    "accuracy": ("test_accuracy", "train_accuracy"),
     "norm of the centroids (mean)": ("centroid_norm",),
     "centroid alignment (mean)": ("alignment",),
     "‖J‖ (mean, Frobenius)": ("jacobian_norm",),

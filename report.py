@@ -87,6 +87,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.error = lambda message: parser.exit(2, f"report.py: error: {message}\n")  # type: ignore[method-assign]
     o = parser.parse_intermixed_args(argv)
     if o.report is None:
+        if o.name is not None:
+            raise UserError("--name goes with a report, whose picture it names")
         write_pages(Path(o.out_dir or "results"), o.data_dir, o.check)
         return
     if o.check:

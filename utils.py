@@ -34,6 +34,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import torch
@@ -77,6 +78,7 @@ def jacobian(
 
 class _Differentiation:
     def __init__(self, model: Model, batch_size: int | None = None, check: bool = True) -> None:
+        _require_count("batch_size", batch_size)
         self.model = model
         self.batch_size = batch_size
         self.check = check  # until it is done
@@ -106,8 +108,8 @@ class JacobianRegulariser(_Differentiation):
             chunk is kept until `backward`.
 
     Raises:
-        ValueError: if `num_projections` is below 1, or above C once C is known; at the first call
-            if the model cannot be differentiated twice.
+        ValueError: if `num_projections` or `batch_size` is no whole number of at least 1; at the
+            first call if `num_projections` exceeds C or the model cannot be differentiated twice.
     """
 
     def __init__(
@@ -119,8 +121,7 @@ class JacobianRegulariser(_Differentiation):
         batch_size: int | None = None,
         check: bool = True,
     ) -> None:
-        if num_projections is not None and num_projections < 1:
-            raise ValueError(f"num_projections must be at least 1 or None, got {num_projections}")
+        _require_count("num_projections", num_projections)
         super().__init__(model, batch_size, check)
         self.num_projections = num_projections
         self.squared = squared
@@ -264,6 +265,11 @@ class PC1(_Differentiation):
         return torch.where(total > 0, variances[:, -1] / total.where(total > 0, 1.0), 0.0)
 
 
+def _require_count(name: str, value: int | None) -> None:
+    if value is not None and (not isinstance(value, Integral) or value < 1):
+        raise ValueError(f"{name} must be a whole number of at least 1 or None, got {value}")
+
+
 def _chunks(x: Tensor, batch_size: int | None) -> Iterator[Tensor]:
     if not isinstance(x, Tensor) or not x.is_floating_point():
         kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
@@ -271,8 +277,7 @@ def _chunks(x: Tensor, batch_size: int | None) -> Iterator[Tensor]:
     if x.ndim < 2 or x.numel() == 0:
         form = "(B, *input), not empty, and (B, 1) where points are numbers"
         raise ValueError(f"x must be {form}, got {tuple(x.shape)}")
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1 or None, got {batch_size}")
+    _require_count("batch_size", batch_size)
     x = x.detach() if x.is_leaf else x  # parts of a leaf are none themselves
     yield from torch.split(x, batch_size or len(x))
 

@@ -243,13 +243,15 @@ STAGES = {1: agree, 2: repeat, 3: speed, 4: long_runs}
 def main(argv=None, **sizes):
     parser = command_line(__doc__)
     parser.add_argument("--stage", type=int, required=True, choices=STAGES, help="1, 2, 3 or 4")
-    parser.add_argument(
-        "--device", type=present_device, default="cuda", help="cuda, cuda:1, or cpu for a dry run"
-    )
-    parser.add_argument("--out_dir", default="results/cuda", help="of the tables")
-    parser.add_argument("--runs", default="runs/cuda", help="of stage 4's runs, which are kept")
-    parser.add_argument("--data_dir", default="data", help="of stage 4's images")
-    parser.add_argument("--seconds", type=at_least(0, float), default=540, help="of stage 4")
+    for name, default, kind, text in (
+        ("--device", "cuda", present_device, "cuda, cuda:1, or cpu for a dry run"),
+        ("--out_dir", "results/cuda", str, "folder of the tables, stage_N.json"),
+        ("--runs", "runs/cuda", str, "folder of stage 4's runs, which are kept and gone on with"),
+        ("--data_dir", "data", str, "folder of the images that stage 4 reads"),
+        ("--seconds", 540, at_least(0, float), "how long stage 4 may take"),
+    ):
+        text += " (default: %(default)s)"
+        parser.add_argument(name, type=kind, default=default, help=text)
     o = parser.parse_args(argv)
     dry = o.device == "cpu"
     o.scripts, o.speed, o.long = list(TINY), SPEED, LONG

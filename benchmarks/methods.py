@@ -8,7 +8,7 @@ updates, so that what else the machine does falls on all alike; a number is the 
 of this thread's own time.
 """
 
-import csv
+import argparse
 import sys
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.timing import command_line, in_turns, settle
 from lab.bench.cli import script
-from lab.bench.errors import UserError
+from lab.bench.errors import UserError, reason
+from lab.bench.files import write_rows
 from lab.methods.interface import methods
 from lab.methods.tasks import TASKS
 from lab.methods.trials import given
@@ -60,31 +61,36 @@ def costs(name):
     return in_turns({m: partial(training, UPDATES) for m, training in trainings.items()}, TURNS)
 
 
+def folder(text):
+    """The folder that a command line names, made if it is not there."""
+    try:
+        Path(text).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise argparse.ArgumentTypeError(
+            f"takes a folder to write to; {text}: {reason(error)}"
+        ) from None
+    return Path(text)
+
+
 @script
 def main(argv=None):
     """Prints milliseconds and ratios to AdamW, and writes the milliseconds."""
     parser = command_line(__doc__)
-    parser.add_argument(
-        "folder", nargs="?", type=Path, default="runs/accelerate", help="of the csv"
-    )
-    path = parser.parse_args(argv).folder / "costs.csv"
+    text = "folder of costs.csv (default: runs/accelerate)"
+    parser.add_argument("folder", nargs="?", type=folder, default="runs/accelerate", help=text)
+    path, rows = parser.parse_args(argv).folder / "costs.csv", []
     settle()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["task", "method", "milliseconds"])
-        print(
-            f"torch {torch.__version__}, 1 thread, float32; milliseconds an update, ratio to AdamW"
-        )
-        print("and share of the matrix rate")
-        for name in TASKS:
-            if name == "omnigrok_mnist":
-                continue  # which needs a download
-            found = costs(name)
-            for method, (seconds, share) in found.items():
-                taken, ratio = 1e3 * seconds / UPDATES, seconds / found["adamw"].seconds
-                writer.writerow([name, method, f"{taken:.4g}"])
-                print(f"{name:20} {method:24} {taken:8.3f} {ratio:6.2f} {share:6.0%}")
+    print(f"torch {torch.__version__}, 1 thread, float32; milliseconds an update, ratio to AdamW")
+    print("and share of the matrix rate")
+    for name in TASKS:
+        if name == "omnigrok_mnist":
+            continue  # which needs a download
+        found = costs(name)
+        for method, (seconds, share) in found.items():
+            taken, ratio = 1e3 * seconds / UPDATES, seconds / found["adamw"].seconds
+            rows.append({"task": name, "method": method, "milliseconds": f"{taken:.4g}"})
+            print(f"{name:20} {method:24} {taken:8.3f} {ratio:6.2f} {share:6.0%}")
+    write_rows(path, rows)  # at the end, so that an interrupted table leaves the one before
     print(path)
 
 

@@ -58,8 +58,8 @@ def patterns_on_a_grid(network: torch.nn.Sequential, where: Plane, half_width: f
 def main(argv=None) -> None:
     parser = command_line(__doc__)
     parser.add_argument("--data_dir", default="data", help="folder of MNIST (default: data)")
-    of_grids = {"nargs": "+", "default": [250, 500, 1000, 2000], "help": "points to a side"}
-    parser.add_argument("--grids", type=at_least(1), **of_grids)
+    grids, text = [250, 500, 1000, 2000], "points to a side (default: 250 500 1000 2000)"
+    parser.add_argument("--grids", nargs="+", type=at_least(1), default=grids, help=text)
     o = parser.parse_args(argv)
     settle()  # numpy's products follow OMP_NUM_THREADS
 

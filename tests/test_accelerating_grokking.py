@@ -158,7 +158,7 @@ def test_tables_pair_runs_by_seed(capsys):
     assert Path(printed.splitlines()[-1]).read_bytes().startswith(b"\x89PNG")
     for words, message in (
         (("autograd=maybe",), "--autograd takes true or false, got 'maybe'"),
-        (("width=9",), "no finished run with these options"),
+        (("width=9",), "no finished run of accelerating_grokking.py with width=9 in runs"),
         (("colour=red",), "words of this report are options of runs"),
         (("order=mixed",), "--order takes one of fixed, shuffled"),
     ):

@@ -97,7 +97,7 @@ def test_defaults_flags_and_types(parsed):
         (["--width", "0"], "--width takes a whole number of at least 1, got '0'"),
         (["--width", "2.5"], "--width takes a whole number of at least 1, got '2.5'"),
         (["--width"], "--width takes a whole number of at least 1, got nothing"),
-        (["--width", "3", "4"], "--width takes a whole number of at least 1, got 3 4"),
+        (["--width", "3", "4"], "--width takes a whole number of at least 1, got 2 words, 3 4"),
         (["--width", ""], "--width takes a whole number of at least 1, got ''"),
         (["--width", "1e9"], "--width takes a whole number of at least 1, got '1e9'"),
         (["--width", "1000000001"], "of at least 1 and of at most 1,000,000,000, got '1000000001'"),

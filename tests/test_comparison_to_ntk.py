@@ -224,7 +224,7 @@ def test_a_kernel_that_never_changes_is_drawn_without_a_regime():
 
 def test_bad_words_of_figure_10(capsys):
     for words, says in (
-        (["figure_10"], "no finished run with these options in runs/comparison_to_ntk"),
+        (["figure_10"], "no finished run of comparison_to_ntk.py with its other options at"),
         (["figure_10", "steps"], "options of runs, such as steps=8000, got 'steps'"),
         (["figure_10", "out_dir=a/b"], "options of runs, such as steps=8000, got 'out_dir=a/b'"),
         (["figure_10", "steps=-1"], "--steps takes a whole number of at least 0, got '-1'"),

@@ -24,7 +24,8 @@ SIZES = {
 
 @pytest.fixture(autouse=True)
 def undrawn(monkeypatch):
-    monkeypatch.setattr("lab.bench.plots.metric_panels", mock.MagicMock())  # takes a second
+    for name in ("metric_panels", "level"):
+        monkeypatch.setattr(f"lab.bench.plots.{name}", mock.MagicMock())  # takes a second
 
 
 def rows_of(stage, device="cpu", code=0, **sizes):

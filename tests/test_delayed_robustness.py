@@ -182,8 +182,9 @@ def test_figure_5_is_weight_decay_against_grokalign(monkeypatch, capsys):
     assert capsys.readouterr().out.strip() == f"{RUNS}/{','.join(['figure_5', *words])}.png"
     for line, folder in zip(drawn[0].axes[1].lines, (without, with_it), strict=True):
         assert line.get_ydata().tolist() == read_metrics(folder)["alignment"].tolist()
-    legend = drawn[0].axes[0].get_legend().get_texts()
-    assert [text.get_text() for text in legend] == ["weight decay", "GrokAlign (λ_Jac 0.01)"]
+    (legend,) = drawn[0].legends
+    labels = [text.get_text() for text in legend.get_texts()]
+    assert labels == ["weight decay", "GrokAlign (λ_Jac 0.01)"]
 
 
 def test_figure_6_of_unfinished_foreign_or_damaged_runs_is_refused(capsys):

@@ -94,7 +94,8 @@ def test_a_huge_gradient_moves_the_weights_no_further_than_the_clip_allows(monke
 def test_figure_7_draws_a_colour_a_level_and_a_line_a_seed(capsys, monkeypatch):
     words = ("dataset=digits", "points=60", "width=12", "batch_size=24", "steps=5")
     assert report.main(["figure_7", *words]) == 2
-    assert "there is no finished run with these options in" in capsys.readouterr().err
+    said = f"no finished run of inhibiting_generalisation.py with {' '.join(words)} in"
+    assert said in capsys.readouterr().err
     for level, seed in (("none", 0), ("5.0", 0), ("0.0", 1), ("0.0", 0)):
         assert main("--jr", level, "--steps", 5, "--seed", seed) == 0
     assert main("--steps", 5, "--clip", 0) == 0
@@ -107,9 +108,14 @@ def test_figure_7_draws_a_colour_a_level_and_a_line_a_seed(capsys, monkeypatch):
     path = Path(capsys.readouterr().out.strip())
     assert path.name == f"figure_7,{','.join(words)}.png"
     assert path.read_bytes().startswith(b"\x89PNG")
-    accuracies, norms = drawn.pop().axes[:2]
-    labels = [text.get_text() for text in accuracies.get_legend().get_texts()]
-    assert labels[:3] == ["minimised", "held at 5.0", "without the term"]
+    drawing = drawn.pop()
+    accuracies, norms = drawing.axes[:2]
+    named, styles = (
+        [text.get_text() for text in legend.get_texts()]
+        for legend in (drawing.legends[0], accuracies.get_legend())
+    )
+    assert named == ["minimised", "held at 5.0", "without the term"]
+    assert styles == ["test accuracy", "train accuracy"]  # solid and dashed, as in all scripts
     colours = [line.get_color() for line in norms.lines]
     assert colours == [COLOURS[0]] * 2 + [COLOURS[1], COLOURS[2]]  # two seeds of the first
     name = "dataset=digits,points=60,width=12,batch_size=24,steps=5"

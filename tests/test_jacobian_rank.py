@@ -84,7 +84,8 @@ def test_figure_2_is_the_sweep_s_four_runs_in_one_figure(tmp_path, monkeypatch, 
         assert [line.get_label() for line in drawn.pop().axes[0].lines] == lines
     for words in (["seed=1"], ["weight_decay=0"], ["width=9"]):
         assert report.main(["figure_2", *options, *words]) == 2
-        assert "there is no finished run with these options" in capsys.readouterr().err
+        said = "there is no finished run of jacobian_rank.py with dataset=digits"
+        assert said in capsys.readouterr().err
 
 
 def test_seeds_of_one_run_share_a_label_and_are_counted(capsys, monkeypatch):

@@ -95,6 +95,9 @@ def test_methods_are_told_from_the_baseline_by_all_their_seeds():
     assert tables["verdict"][0]["most, updates"] == "none"
     assert tables["verdict"][0]["never, updates"] == "`b`, `c`, `d`"
     assert tables["spent"] == [{"runs": "208", "hours": "2.1"}]
+    path = Path("results/accelerate/modular_mlp.csv")
+    _scores.write(path, {("adamw", 3, 0): row("adamw", 3, 0, 400)})
+    assert leaderboard.tables(request("results"))["verdict"] == []  # one task's scores are missing
 
 
 def test_the_best_trial_is_the_first_to_hold_or_else_the_nearest():
@@ -250,6 +253,23 @@ def test_bad_calls_are_one_line(words, says, capsys):
     assert report.main(words.split()) == 2
     complaint = capsys.readouterr().err
     assert says in complaint and complaint.count("\n") == 1
+
+
+def test_a_methods_look_stays_whatever_else_is_drawn():
+    def looks(held_by_method):
+        written("xor_clusters", held_by_method)
+        asked = request("results")
+        drawing = leaderboard.figure(leaderboard.board_of(asked, _scores.rows_of(asked)), "")
+        names = [text.get_text() for text in drawing.legends[0].get_texts()]
+        lines = drawing.legends[0].get_lines()
+        return dict(zip(names, [(x.get_color(), x.get_linestyle()) for x in lines], strict=True))
+
+    some = {"adamw": TEN, "grokalign": SOONER, "sam": LATER}
+    few, many = looks(some), looks({**some, "a_method_of_mine": TEN, "egd": LATER, "muon": TEN})
+    assert list(few) == ["adamw", "grokalign", "sam"] and few.items() <= many.items()
+    names = list(many)
+    assert names[0] == "adamw" and names[-1] == "a_method_of_mine"
+    assert len({*many.values()}) == 6
 
 
 def test_what_never_comes_is_drawn_as_a_line_at_nothing():

@@ -11,7 +11,7 @@ from lab.bench.errors import UserError
 from lab.bench.seeds import generator
 from lab.data.images import _digits
 from lab.measures.losses import accuracy, cross_entropy, hinge_loss
-from lab.methods.interface import Knob, methods
+from lab.methods.interface import Knob, Method, methods
 from lab.methods.tasks import TASKS, Task
 from lab.networks.mlp import relu_mlp
 from lab.networks.transformer import OneLayerTransformer
@@ -473,3 +473,16 @@ def test_embeddings_and_the_last_layer_are_not_hidden():
     layers = [p.shape for p in classes().hidden()]
     assert layers == [torch.Size([9, 6])]
     assert list(itertools.chain(*layers)) == [9, 6]
+
+
+@pytest.mark.parametrize(
+    ("knobs", "says"),
+    [
+        ({"a": Knob(0.0, 0.0, 1.0)}, "a takes a range above 0, got 0 to 1"),
+        ({"a": Knob(0.9, 0.9, 1.0, near_one=True)}, "a range between 0 and 1, got 0.9 to 1"),
+        (dict.fromkeys("abc", Knob(0.1, 0.1, 1.0)), "a method takes at most 2 knobs"),
+    ],
+)
+def test_a_method_whose_trials_cannot_be_drawn_is_refused(knobs, says):
+    with pytest.raises(UserError, match=says):
+        type("Broken", (Method,), knobs)

@@ -394,7 +394,7 @@ def test_figures_8_and_9_tell_the_runs_apart(monkeypatch):
     sizes = ("p=11", "d_model=8", "heads=2", "d_mlp=16", "steps=2")
     drawn = []
     monkeypatch.setattr(plots, "metric_panels", lambda runs, *_: drawn.append([*runs]))
-    monkeypatch.setattr(figure_7, "write_figure", lambda *_: None)
+    monkeypatch.setattr("lab.reports._words.write_figure", lambda *_: None)
     for name in ("figure_8", "figure_9"):
         assert report.main([name, *sizes]) == 0
         assert report.main([name]) == 2  # of 48,000 updates there is none

@@ -1,7 +1,10 @@
 """Musat's flow and the Fourier measures against second routes; the commands that users type."""
 
+import io
+import itertools
 import math
 
+import numpy
 import pytest
 import torch
 
@@ -11,6 +14,7 @@ from lab.bench.errors import TrainingError, UserError
 from lab.bench.files import read_rows
 from lab.bench.seeds import generator
 from lab.data.modular import modular_addition
+from lab.drawings.norms import norm_figure
 from lab.measures import fourier
 from lab.methods.flow import ACTIVATIONS, ZeroLossFlow
 
@@ -232,3 +236,27 @@ def test_bad_input(arguments, message, tmp_path, capsys):
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert not (tmp_path / "runs").exists()
+
+
+def test_the_numbers_of_the_figure_can_be_read():
+    """Labels of an axis lie beside each other, those of the points within their panel."""
+    m = {"time": numpy.array([0.0, 1.0]), "train_error": numpy.array([0.0, 1e-9])}
+    lines = "train_accuracy", "test_accuracy", "frequency_dominance", "orthogonality"
+    lines += "ellipticity", "norm_spread", "squared_norm", "squared_norm_1", "squared_norm_2"
+    angles = 2 * math.pi * torch.arange(5) / 5
+    circle = 0.7 * torch.stack([angles.cos(), angles.sin()], 1)
+    flat = circle * torch.tensor([1.0, 0.3])
+    drawing = norm_figure(m | {name: numpy.ones(2) for name in lines}, circle, flat, None, "")
+    drawing.savefig(io.BytesIO())
+    *_, before, after, spectrum = drawing.axes
+    for axes in (before, after, spectrum):
+        low, high = axes.get_xlim()
+        ticks = [tick for tick in axes.get_xticks() if low <= tick <= high]
+        shown = [label.get_window_extent() for label in axes.get_xticklabels()]
+        shown = [box for box, tick in zip(shown, axes.get_xticks(), strict=True) if tick in ticks]
+        assert all(a.x1 + 20 < b.x0 for a, b in itertools.pairwise(shown))
+        for label in axes.texts:
+            box = label.get_window_extent()
+            assert box.x1 < axes.bbox.x1 and box.y1 < axes.bbox.y1
+    assert ticks == [1, 2]
+    assert spectrum.get_ylim()[1] > 1.02 * max(line.get_ydata().max() for line in spectrum.lines)

@@ -46,8 +46,13 @@ def test_a_recorded_run_is_rounded_and_can_be_rounded_again(capsys):
 
 
 def test_what_is_no_finished_run_is_refused(capsys, tmp_path):
-    assert record.main([str(tmp_path)]) == 2
-    assert "is not a finished run" in capsys.readouterr().err
+    folder = one_run()
+    picture = folder.parent / "figure_7.png"
+    picture.touch()
+    assert record.main([str(folder), str(picture), str(tmp_path)]) == 2
+    assert f"{tmp_path} is not a finished run" in capsys.readouterr().err
+    assert not record.Path("results").exists()  # all or none
+    assert record.main([str(picture), str(folder)]) == 0  # as runs/*/* gives them
 
 
 @pytest.mark.parametrize(

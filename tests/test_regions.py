@@ -1,6 +1,7 @@
 """lab/regions/ against counts, patterns and maps that are known independently."""
 
 import itertools
+import math
 import os
 import shutil
 import subprocess
@@ -287,6 +288,22 @@ def test_three_points_on_a_line_or_equal_span_no_plane(third):
         plane_through(torch.stack([a, b, a + third * (b - a)]))
     with pytest.raises(SliceError, match="not on one line"):
         plane(a, b, torch.zeros(7))
+
+
+def test_what_cannot_be_looked_at_is_refused():
+    points = gaussian(4, 5, use="points")
+    for few in (points[:2], points):
+        with pytest.raises(SliceError, match=f"a plane takes three points, got {len(few)}"):
+            plane_through(few)
+    with pytest.raises(SliceError, match="not on one line"):
+        plane_through(points[:3, :1])  # numbers, which all lie on one
+    for half_width in (0.0, -1.0, math.nan, math.inf):
+        with pytest.raises(SliceError, match=f"half-width above 0, got {half_width}"):
+            square((0, 0), half_width)
+    where = plane_through(points[:3])
+    for call in (lambda f: partition(f, where, square((0, 0), 1.0)), lambda f: radii(f, points)):
+        with pytest.raises(ValueError, match="not for function"):
+            call(lambda x: x)
 
 
 def test_a_plane_has_the_distances_of_the_input_and_holds_its_three_points():

@@ -4,6 +4,7 @@ import datetime
 import errno
 import importlib
 import io
+import itertools
 import re
 import time
 import warnings
@@ -62,14 +63,17 @@ def test_a_dollar_in_a_folders_name_is_a_dollar():
 
 
 def legends(drawing):
-    """Texts of the first panel's legend, and of the figure's; both within their bounds."""
+    """Texts of each panel's legend, and of the figure's, which cover no panel and no other."""
     with warnings.catch_warnings(action="error"):  # as of panels that collapse
         drawing.savefig(io.BytesIO())
-    found = [drawing.axes[0].get_legend(), *drawing.legends]
-    for legend in (legend for legend in found if legend):
-        box = legend.get_window_extent()
+    found = [*(axes.get_legend() for axes in drawing.axes), *drawing.legends]
+    boxes = [legend.get_window_extent() for legend in found if legend]
+    for box in boxes:
         assert box.x0 >= 0 and box.y0 >= 0
         assert box.x1 <= drawing.bbox.x1 and box.y1 <= drawing.bbox.y1
+    panels = [axes.get_window_extent() for axes in drawing.axes]
+    for one, other in itertools.combinations([*boxes, *panels], 2):
+        assert not one.padded(-1).overlaps(other)
     return [[t.get_text() for t in legend.get_texts()] if legend else [] for legend in found]
 
 
@@ -77,17 +81,23 @@ def legends(drawing):
 def test_a_legend_names_every_run_and_never_covers_the_panels(panels):
     m = {"step": numpy.arange(3.0), "loss": numpy.arange(3.0)}
     contents = {f"loss {i}": ["loss"] for i in range(panels)}
-    named = legends(plots.metric_panels({"_mine": m, "a,b": m}, contents, "python x.py"))
-    assert [[text.strip() for text in texts] for texts in named] == [["_mine", "a, b"]]
+    *none, named = legends(plots.metric_panels({"_mine": m, "a,b": m}, contents, "python x.py"))
+    assert none == [[]] * panels and [text.strip() for text in named] == ["_mine", "a, b"]
     both = {"loss": ["loss"], "both": ["loss", "step"]}
-    first, second = plots.metric_panels({"one": m, "two": m}, both, "python x.py").axes
-    named = [[text.get_text() for text in a.get_legend().get_texts()] for a in (first, second)]
-    assert named == [["one", "two"], ["loss", "step"]]  # runs once, and not again with the styles
+    drawing = plots.metric_panels({"one": m, "two": m}, both, "x", events={"at_one": 1})
+    event = "at one at step 1"
+    assert legends(drawing) == [[event], ["loss", "step"], ["one", "two"]]
+    height = drawing.axes[0].get_window_extent().height
+    plots.level(drawing.axes[0], 0.5, "a level")
+    plots.level(drawing.axes[0], 1.5, "a higher one")
+    assert legends(drawing)[0] == [event, "a level 0.5", "a higher one 1.5"]
+    # The figure has grown instead of the panels shrinking.
+    assert drawing.axes[0].get_window_extent().height == pytest.approx(height, rel=0.02)
     options = "dataset=digits,points=60,width=12,batch_size=24,clip=0.0,steps=12000,jr="
     many = {f"{options}{i}": m for i in range(12)}
     drawing = plots.metric_panels(many, contents, f"python report.py compare {' '.join(many)}")
-    inside, above = legends(drawing)
-    assert inside == []
+    *inside, above = legends(drawing)
+    assert inside == [[]] * panels
     assert [" ".join(text.split()) for text in above] == [run.replace(",", ", ") for run in many]
     shown = [line.get_color() for line in drawing.legends[0].get_lines()]
     assert len(numpy.unique(shown, axis=0)) == len(many)  # more than the palette has
@@ -242,14 +252,31 @@ def test_a_run_that_goes_whose_start_is_unknown_has_no_end(tmp_path, monkeypatch
         ("metrics.csv", "\n0,", "\ninf,", "metrics.csv is not a table of numbers"),
     ],
 )
-def test_a_file_that_somebody_edited_is_named(two_runs, file, old, new, says):
+def test_an_edited_file_is_named_and_hides_no_other_run(two_runs, file, old, new, says):
     folder = two_runs / "runs/xor_grokking/p=60,n=8,width=6,steps=4"
     text = (folder / file).read_text()
     assert old in text
     (folder / file).write_text(text.replace(old, new))
     ended = run("report.py", "runs", folder=two_runs)
-    assert ended.returncode == 2
+    assert ended.returncode == 0
     assert says in ended.stderr and ended.stderr.count("\n") == 1
+    rows = [row.split(" | ")[1] for row in ended.stdout.splitlines()[2:]]
+    assert sorted(rows) == ["damaged", "finished"]
+
+
+def test_a_run_that_has_measured_nothing_yet_has_begun(tmp_path, capsys):
+    config = {"steps": 9, "provenance": {"device": "cpu", "command": ""}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    assert report.main(["runs", str(tmp_path)]) == 0
+    assert "| stopped | 0 of 9 (0%) | – | – |" in capsys.readouterr().out
+
+
+def test_compare_takes_runs_of_its_script_only(two_runs, capsys):
+    folder = two_runs / "runs/xor_grokking/p=60,n=8,width=6,steps=4"
+    assert report.main(["compare", "comparison_to_ntk", str(folder), str(folder)]) == 2
+    assert "takes runs of comparison_to_ntk, which has no option --" in capsys.readouterr().err
+    assert report.main(["--name", "x"]) == 2
+    assert "--name goes with a report" in capsys.readouterr().err
 
 
 def test_a_run_that_goes_tells_when_it_ends(two_runs):

@@ -2,14 +2,16 @@
 
 import importlib
 import itertools
+import re
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks.timing import Products, in_turns
+from benchmarks.timing import Products, Timed, in_turns
 from helpers import ROOT, code_of
 from lab.bench.memory import keep_freed_memory
 from lab.bench.seeds import generator
@@ -116,7 +118,12 @@ def test_a_benchmark_tells_what_it_does_and_refuses_what_it_does_not_take(name, 
         with pytest.raises(SystemExit) as ended:
             benchmark.main([word])
         assert ended.value.code == code
-        assert said in "".join(capsys.readouterr())
+        shown = "".join(capsys.readouterr())
+        assert said in shown
+        if word == "--help":
+            arguments = re.split(r"\n  (?=\S)", shown.removeprefix(shown.partition(said)[0] + said))
+            for argument in arguments[1:]:
+                assert "(default:" in argument or argument.startswith(("-h,", "--stage"))
 
 
 def test_a_benchmark_says_in_one_line_what_a_bad_value_should_be(capsys):
@@ -130,3 +137,30 @@ def test_a_benchmark_says_in_one_line_what_a_bad_value_should_be(capsys):
         code = code_of(modular_step.main, words.split())
         complaint = capsys.readouterr().err
         assert code == 2 and said in complaint and len(complaint.splitlines()) == 1
+
+
+def test_costs_that_were_there_stay_until_all_are_measured(monkeypatch, capsys):
+    methods, path = importlib.import_module("benchmarks.methods"), Path("made/costs.csv")
+    measured, interrupted = [], True
+
+    def costs(name):
+        measured.append(name)
+        if interrupted and len(measured) > 1:
+            raise KeyboardInterrupt
+        return {"adamw": Timed(0.01, 0.5), "sam": Timed(0.02, 0.5)}
+
+    monkeypatch.setattr(methods, "costs", costs)
+    path.parent.mkdir()
+    path.write_text("before")
+    assert methods.main([str(path.parent)]) == 130
+    assert path.read_text() == "before" and len(list(path.parent.iterdir())) == 1
+    interrupted = False
+    assert methods.main([str(path.parent)]) == 0
+    lines = path.read_text().splitlines()
+    assert lines[0] == "task,method,milliseconds" and len(lines) == 1 + 2 * len(set(measured))
+    assert lines[1:3] == [f"{measured[0]},adamw,1", f"{measured[0]},sam,2"]
+    capsys.readouterr()
+    assert code_of(methods.main, [str(path)]) == 2
+    complaint = capsys.readouterr().err
+    assert "argument folder: takes a folder to write to; made/costs.csv" in complaint
+    assert complaint.count("\n") == 1

@@ -304,6 +304,7 @@ def test_a_process_for_each_gpu(monkeypatch, visible, per_device, workers, expec
         (["twice.yaml"], "the grid holds default of xor_grokking.py twice"),
         (["xor_grokking.py", "more.py"], "takes one script or file, got more.py too"),
         (["xor_grokking.py", "--colour", "red"], "has no option --colour"),
+        (["xor_grokking.py", "--config", "a.yaml"], "--config is for one run; a sweep takes"),
         (["xor_grokking.py", "--seed", "1:1"], "--seed takes a range that is not empty"),
         (["xor_grokking.py", "--seed", "0:10001"], "this would make 10,001 runs, more than 10,000"),
         (["xor_grokking.py", "--seed", "0:200000", "--width", "1:200000"], "39,999,800,000 runs"),

@@ -316,10 +316,15 @@ def test_errors_name_shapes_and_causes():
             call(torch.zeros(3))
         with pytest.raises(ValueError, match=r"be a floating-point tensor .* got list"):
             call([[0.0, 1.0, 2.0]])
-    with pytest.raises(ValueError, match="batch_size"):
-        PC1(nn.Linear(3, 2), batch_size=0)(x)
-    with pytest.raises(ValueError, match="num_projections"):
-        JacobianRegulariser(nn.Linear(3, 2), 0)
+    whole = "must be a whole number of at least 1 or None, got"
+    for value in (0, 1.5, "many"):
+        with pytest.raises(ValueError, match=f"num_projections {whole} {value}"):
+            JacobianRegulariser(nn.Linear(3, 2), value)
+        for kind in (JacobianRegulariser, Centroids, PC1):
+            with pytest.raises(ValueError, match=f"batch_size {whole} {value}"):
+                kind(nn.Linear(3, 2), batch_size=value)
+        with pytest.raises(ValueError, match=f"batch_size {whole} {value}"):
+            jacobian(nn.Linear(3, 2), x, batch_size=value)
     with pytest.raises(ValueError, match="C = 2"):
         JacobianRegulariser(nn.Linear(3, 2), 3)(x)
 

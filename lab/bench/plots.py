@@ -18,7 +18,6 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 LINES = ("-", "--", ":", "-.")
 SEQUENTIAL = "viridis"
 WIDEST = 3  # panels of a row, so that they can be read at a page's width; more go to further rows
-MOST_LINES = 7  # of runs' names within a panel; more would cover it
 # What the words of a column's name stand for in a legend.
 WORDS = {
     "gini": "Gini coefficient:", "jacobian": "Jacobian", "max": "(largest)", "min": "(smallest)",
@@ -62,8 +61,8 @@ def metric_panels(
     """Columns of metrics.csv in rows of panels, for one run or several, one colour each.
 
     Args:
-        runs: name, for the legend -> columns, or those of each seed, a thinner line each; the name
-            of a single run is not shown, and long names stand above all panels.
+        runs: name -> columns, or those of each seed, a thinner line each; where there are several
+            runs, their names stand above all panels.
         contents: label of a panel's vertical axis -> columns, one to four, in the line styles
             solid, dashed, dotted and dash-dotted; a run's line is left out where it lacks one.
         typed: the line beneath.
@@ -74,27 +73,23 @@ def metric_panels(
     everything = [m for seeds in groups.values() for m in seeds]
     figure, axes = grid(len(contents), typed)
     colours = COLOURS if len(runs) <= len(COLOURS) else graded(len(runs))
-    labels = [_label(run, 32) for run in runs] if len(runs) > 1 else [None]
-    if len(runs) > 1 and sum(1 + label.count("\n") for label in labels) > MOST_LINES:
-        _legend_above(figure, runs, colours)
-        labels = [None] * len(runs)
+    if len(runs) > 1:
+        _name_above(figure, runs, colours)
     for axis, (label, wanted) in zip(axes, contents.items(), strict=False):
         names = [name for name in wanted if any(name in m for m in everything)]
-        for i, (colour, seeds) in enumerate(zip(colours, groups.values(), strict=False)):
+        for colour, seeds in zip(colours, groups.values(), strict=False):
             for m, (style, name) in product(seeds, zip(LINES, names, strict=False)):
                 if name not in m:
                     continue
                 kind = {"ls": style} if against == "step" else {"ls": "", "marker": "o", "ms": 4}
                 kind["lw"] = 2.0 if len(seeds) == 1 else 1.2
                 there = numpy.isfinite(m[name])  # not every step may have been measured
-                axis.plot(m[against][there], m[name][there], color=colour, label=labels[i], **kind)
-                labels[i] = None  # named once, in the first panel that has it
-        if len(names) > 1:  # the styles, below the runs
+                axis.plot(m[against][there], m[name][there], color=colour, **kind)
+        if len(names) > 1:
             for style, name in zip(LINES, names, strict=False):
                 axis.plot([], [], color="#666666", ls=style, label=in_words(name))
         mark(axis, events or {}, named=axis is axes[0])
-        if axis.get_legend_handles_labels()[0]:
-            axis.legend()
+        legend(axis)
         if _wide(numpy.concatenate([m[n] for m in everything for n in names if n in m])):
             axis.set_yscale("log")
         axis.set_ylabel(label)
@@ -111,14 +106,43 @@ def _label(run: str, room: int) -> str:
     return textwrap.fill(f" {words}" if run.startswith("_") else words, room)
 
 
-def _legend_above(figure: Figure, runs: Iterable[str], colours: Sequence[Any]) -> None:
+def _name_above(figure: Figure, runs: Iterable[str], colours: Sequence[Any]) -> None:
     """The runs' colours and names above all panels, for which the figure grows."""
     room = int(12 * figure.get_figwidth())  # characters
     labels = [_label(run, room) for run in runs]
     columns = max(1, room // (max(map(len, labels)) + 8))
     handles = [Line2D([], [], color=c, lw=2) for c, _ in zip(colours, runs, strict=False)]
-    legend = figure.legend(handles, labels, loc="outside upper left", ncols=columns)
-    figure.set_figheight(figure.get_figheight() + legend.get_window_extent().height / figure.dpi)
+    place = {"loc": "outside upper left", "ncols": columns, "frameon": False}
+    above = figure.legend(handles, labels, **place)
+    figure.set_figheight(figure.get_figheight() + above.get_window_extent().height / figure.dpi)
+
+
+def legend(axes: Axes, title: str | None = None) -> None:
+    """What a panel's lines are, if they have names, above it, where it covers no curve.
+
+    The figure grows, so that the panels of the row keep their height.
+    """
+    if not axes.get_legend_handles_labels()[0]:
+        return
+    figure, row = axes.figure, axes.get_subplotspec().rowspan
+    specs = {a: a.get_subplotspec() for a in figure.axes}  # a colour bar has none
+    beside = [a for a, spec in specs.items() if spec and spec.rowspan == row]
+
+    def tallest() -> float:
+        found = (a.get_legend() for a in beside)
+        return max((one.get_window_extent().height for one in found if one), default=0.0)
+
+    before = tallest()
+    room = figure.get_figwidth() / axes.get_gridspec().ncols - 0.6  # inches, without the labels
+    for columns in (3, 2, 1):
+        drawn = axes.legend(
+            loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, frameon=False, title=title,
+            alignment="left", borderpad=0.2, borderaxespad=0.3, labelspacing=0.3,
+            handletextpad=0.5, columnspacing=1.0,
+        )  # fmt: skip
+        if drawn.get_window_extent().width < room * figure.dpi:
+            break
+    figure.set_figheight(figure.get_figheight() + (tallest() - before) / figure.dpi)
 
 
 def grid(number: int, typed: str) -> tuple[Figure, numpy.ndarray]:
@@ -148,7 +172,7 @@ def level(axes: Axes, value: float | None, name: str) -> None:
     """A horizontal line at a value that matters, if there is one, named in the legend."""
     if value is not None:
         axes.axhline(value, color="#888888", lw=1.2, ls="--", zorder=0, label=f"{name} {value:.3g}")
-        axes.legend()
+        legend(axes)
 
 
 def say_beneath(figure: Figure, typed: str) -> None:

@@ -42,14 +42,11 @@ def rounded(path: Path) -> str:
 
 
 def record(folder: Path, root: Path, weights: bool = False, pictures: bool = False) -> Path:
-    """Copies one run to `root/<script>/<run>`, and returns that folder.
+    """Copies one finished run to `root/<script>/<run>`, and returns that folder.
 
     Raises:
-        UserError: if the run is not finished, its tables are not whole, or `weights` asks for
-            states and it keeps none.
+        UserError: if its tables are not whole, or `weights` asks for states and it keeps none.
     """
-    if not is_finished(folder):
-        raise UserError(f"{folder} is not a finished run")
     metrics, checkpoint = folder / "metrics.csv", folder / "checkpoint.pt"
     along = sorted(folder.glob("*/*.csv"), key=lambda path: (len(path.name), path.name))
     tables = {path: rounded(path) for path in (metrics, *along[:1], *along[1:][-1:])}
@@ -84,13 +81,18 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("runs", nargs="+", type=Path, help="folders of finished runs")
+    text = "folders of finished runs; files beside them are passed over"
+    parser.add_argument("runs", nargs="+", type=Path, help=text)
     parser.add_argument("--to", type=Path, default=Path("results"), help="default: results")
     parser.add_argument("--weights", action="store_true", help="with the states that they kept")
     parser.add_argument("--pictures", action="store_true", help="with figure.png")
     o = parser.parse_args(argv)
     try:
-        for folder in o.runs:
+        folders = [path for path in o.runs if not path.is_file()]
+        for folder in folders:  # all of them first, so that all are copied or none
+            if not is_finished(folder):
+                raise UserError(f"{folder} is not a finished run")
+        for folder in folders:
             print(record(folder, o.to, o.weights, o.pictures))
     except (UserError, OSError, ValueError) as error:
         print(f"record: error: {error}", file=sys.stderr)

@@ -169,6 +169,8 @@ def _lists(
     for cell in list(filter(chosen, cells)) or cells:
         given = {k: v for k, v in {**grid, **cell, **typed}.items() if k != "cells"}
         for name in given:
+            if name in ("config", "print_config"):
+                raise UserError(f"--{name} is for one run; a sweep takes a YAML file as its word")
             if name not in takes:
                 raise UserError(f"{script}.py has no option --{name}; its --help lists them")
             if name in typed and takes[name].many:

@@ -46,7 +46,8 @@ class Takes:
                 got = repr(word)[:60]
                 converted.append(self._converted(word))
             if not (words or self.empty) or (len(words) > 1 and not self.many):
-                got = " ".join(f"{word}" for word in words)[:60] or "nothing"
+                several = f"{len(words)} words, {' '.join(map(str, words))}"
+                got = several[:60] if words else "nothing"
                 raise ValueError
         except OverflowError:
             limit = f" and of at most {LARGEST:,}" * (self.kind is int)

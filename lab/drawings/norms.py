@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from lab.bench import plots
@@ -44,7 +45,6 @@ def norm_figure(
             (norms, "trained_squared_norm", trained, orange, "-"),
         ]
     plots.curves(m, lines, against="time")
-    accuracies.set_title(f"the flow's train error ≤ {m['train_error'].max():.0e}", fontsize=10)
     accuracies.set_ylabel("accuracy")
     norms.set_yscale("log")
     norms.set_ylabel("squared norm")
@@ -54,7 +54,9 @@ def norm_figure(
         panel.set_xscale("symlog", linthresh=0.1, linscale=0.5)
         panel.set_xlim(0, max(m["time"][-1], 0.1))
         panel.set_xlabel("time, in units of 1 / (learning rate × weight decay)")
-        panel.legend(loc="best")
+    plots.legend(accuracies, f"the flow's train error ≤ {m['train_error'].max():.0e}")
+    plots.legend(norms)
+    plots.legend(orders)
 
     k = int(fourier.frequency_norms(last).argmax()) + 1
     # The same neurons in both panels, chosen at the end: in all neurons together every frequency
@@ -67,15 +69,18 @@ def norm_figure(
         panel.scatter(*points.T, c=range(p), cmap=plots.SEQUENTIAL, s=40, zorder=2)
         for a, point in enumerate(points.tolist()):
             panel.annotate(str(a), point, xytext=(4, 4), textcoords="offset points", fontsize=8)
-        panel.set_aspect("equal", "datalim")
+        reach = 1.15 * float(points.abs().max()) or 1.0  # with room for the numbers
+        panel.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
+        panel.xaxis.set_major_locator(MaxNLocator(5))
         panel.set_title(f"frequency {k}, {int(tuned.sum())} neurons, {when}", fontsize=10)
         panel.set_xlabel("long axis")
         panel.set_ylabel("short axis")
     frequencies = range(1, (p - 1) // 2 + 1)
     spectrum.plot(frequencies, fourier.frequency_norms(first), "o--", color=green, label="start")
     spectrum.plot(frequencies, fourier.frequency_norms(last), "o-", color=blue, label="end")
-    spectrum.set_ylim(0)
+    spectrum.set_ylim(0, 1.05 * spectrum.dataLim.y1)
+    spectrum.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     spectrum.set_xlabel("frequency")
     spectrum.set_ylabel("norm of the Fourier feature")
-    spectrum.legend()
+    plots.legend(spectrum)
     return drawing

@@ -43,9 +43,8 @@ def orders_figure(
             for colour, name in zip(plots.COLOURS, names, strict=False):
                 shown = plots.in_words(name) if style == "-" else None
                 panel.plot(columns["step"], columns[name], color=colour, ls=style, label=shown)
-        panel.margins(y=0.25 if "rank" in label else 0.05)  # room for the legend
         plots.mark(panel, events, named=panel is panels[0])
-        panel.legend()
+        plots.legend(panel)
         panel.set_ylabel(label)
     kept = sorted((each["step"], each["kept"]) for each in snapshots.values())
     sigma = torch.stack([values for _, values in kept]).T.numpy()

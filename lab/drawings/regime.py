@@ -32,7 +32,7 @@ def regime_figure(
         for panel in (kernel, product):
             label = "5 to 95 % of the kernel's change"
             panel.axvspan(*regime, color=plots.COLOURS[2], alpha=0.15, label=label)
-        kernel.legend(loc="upper left")
+        plots.legend(kernel)
     markers = m["alignment_of_point"], m["centroid_norm_of_point"]
     plots.coloured_line(alignment, m["step"], *markers, "norm of the centroid")
     return drawing

@@ -16,6 +16,7 @@ these names in the object.
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -27,6 +28,7 @@ from lab.bench.errors import UserError
 from lab.methods.tasks import Task
 
 BETAS = (0.9, 0.98)  # AdamW's in every run, Nanda et al.'s
+MOST_KNOBS = 2  # of a method's own, that trials are drawn for
 
 
 class Knob(NamedTuple):
@@ -61,7 +63,18 @@ class Method:
     """
 
     losses: ClassVar[tuple[Callable[[Tensor, Tensor], Tensor], ...] | None] = None
-    """The losses that the method can do; all of them when None."""
+    """The losses of `lab.measures.losses` that the method can do; all of them when None."""
+
+    def __init_subclass__(cls) -> None:
+        """Raises UserError if trials cannot be drawn: too many knobs, or a range without one."""
+        knobs = cls.knobs()
+        if len(knobs) > MOST_KNOBS:
+            raise UserError(f"{cls.__module__}: a method takes at most {MOST_KNOBS} knobs")
+        for name, knob in knobs.items():
+            if not 0 < knob.least <= knob.most < (1 if knob.near_one else math.inf):
+                where = "between 0 and 1" if knob.near_one else "above 0"
+                got = f"{knob.least:g} to {knob.most:g}"
+                raise UserError(f"{cls.__module__}: {name} takes a range {where}, got {got}")
 
     def __init__(self, task: Task, knobs: dict[str, float]) -> None:
         if self.losses is not None and task.loss not in self.losses:
@@ -105,7 +118,7 @@ class Method:
 
 
 def words(loss: Callable[..., Tensor]) -> str:
-    """What a loss of `lab.methods.tasks` is called in a sentence."""
+    """What a loss is called in a sentence."""
     return loss.__name__.replace("_", " ")
 
 

@@ -14,11 +14,11 @@ from scipy.stats import qmc
 from lab.bench.errors import UserError
 from lab.bench.seeds import generator
 from lab.bench.takes import Takes
-from lab.methods.interface import Knob, Method
+from lab.methods.interface import MOST_KNOBS, Knob, Method
 
 SHARED = {"lr": Knob(1e-3, 1e-3, 1e-1), "weight_decay": Knob(1e-2, 1e-2, 10.0)}
 """What every method is tuned in; the defaults are torch's own for AdamW."""
-DIMENSIONS = len(SHARED) + 2
+DIMENSIONS = len(SHARED) + MOST_KNOBS
 LONGEST = 10_000  # windows of gradients, each as large as the network
 
 
@@ -26,7 +26,7 @@ def drawn(method: type[Method], task: str, trial: int) -> dict[str, float]:
     """Learning rate, weight decay and knobs of a trial, by name.
 
     Args:
-        method: its knobs, two at most, are drawn as well.
+        method: its knobs are drawn as well.
         task: its name, which decides the shift.
         trial: from 0 on.
     """

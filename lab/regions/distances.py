@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import Tensor, nn
 
 from utils import jacobian
 
-from .layers import advance, steps_of, widths_of
+from .layers import advance, frozen_steps, widths_of
 
 BLOCK = 2**24  # gradients of units times inputs that are held together, of 8 bytes
 
@@ -24,8 +22,7 @@ def radii(network: nn.Module, x: Tensor) -> Tensor:
         network: of the layers that layers.py lists, which it is refused for otherwise.
         x: (B, *input).
     """
-    network = copy.deepcopy(network).cpu().double().requires_grad_(False)
-    steps = list(steps_of(network))
+    steps = frozen_steps(network)
     x = x.detach().cpu().double()
 
     def units(x: Tensor) -> Tensor:  # (B, *input) → (B, n), before their activations

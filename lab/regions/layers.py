@@ -6,6 +6,7 @@ A network is a `Sequential`, nested at will, of `Linear`, `Conv2d`, `AvgPool2d`,
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 
 from torch import Tensor, nn
@@ -52,8 +53,21 @@ def advance(steps: list[nn.Module | str], at: int, values: list[Tensor]) -> int:
     return len(steps)
 
 
+def frozen_steps(network: nn.Module) -> list[nn.Module | str]:
+    """The steps of a copy in float64 on the CPU that needs no gradients; raises as `steps_of`."""
+    steps = list(steps_of(copy.deepcopy(network)))
+    for layer in (step for step in steps if isinstance(step, nn.Module)):
+        layer.cpu().double().requires_grad_(False)
+    return steps
+
+
 def steps_of(module: nn.Module) -> Iterator[nn.Module | str]:
-    """The layers in the order of their application, and what sums do to a stack of values."""
+    """The layers in the order of their application, and what sums do to a stack of values.
+
+    Raises:
+        ValueError: if one is not of the kinds above, as a function is not, or normalises with the
+            statistics of the batch.
+    """
     kind = type(module)
     if kind is nn.Sequential:
         for child in module:

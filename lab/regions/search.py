@@ -10,7 +10,6 @@ The networks are those of layers.py; how polygons are cut is in polygons.py.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -23,7 +22,7 @@ from utils import jacobian
 
 from .found import Regions
 from .geometry import Plane, SliceError
-from .layers import advance, inactive_slope, run_gated, steps_of, widths_of
+from .layers import advance, frozen_steps, inactive_slope, run_gated, widths_of
 from .polygons import Polygons, halves, widened
 
 BLOCK = 2**21  # units times polygons that are looked at together, of 8 bytes and a few copies
@@ -49,12 +48,11 @@ def partition(
         tolerance: in units of the window's diameter.
 
     Raises:
-        ValueError: if the network has a layer of another kind, or normalises with the statistics
-            of the batch.
+        ValueError: if the network is no module, has a layer of another kind, or normalises with
+            the statistics of the batch.
         SliceError: if there are more regions than `limit`.
     """
-    network = copy.deepcopy(network).cpu().double().requires_grad_(False)
-    steps = list(steps_of(network))
+    steps = frozen_steps(network)
     window = numpy.asarray(window, dtype=float)
     reach = numpy.linalg.norm(window, axis=1).max()
     # Every affine map is carried as its values at three fixed points of the plane, on which an

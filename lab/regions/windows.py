@@ -95,7 +95,7 @@ def window(
         limit: of the number of regions.
 
     Raises:
-        SliceError: if there are more regions than `limit`.
+        SliceError: if there are more regions than `limit`, or the half-width is not above zero.
     """
     at = numpy.asarray(at, dtype=float)
     points = plane.points(at[None])

@@ -25,6 +25,8 @@ import csv
 import importlib
 import io
 from collections.abc import Callable
+from difflib import SequenceMatcher
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -223,8 +225,8 @@ def differences(texts: dict[Path, str]) -> list[str]:
             found.append(f"{path}: is not there")
             continue
         wanted = text.splitlines()
-        for i in range(max(len(there), len(wanted))):
-            is_, should = (lines[i] if i < len(lines) else "" for lines in (there, wanted))
-            if is_ != should:
-                found.append(f"{path}:{i + 1}: is {is_!r}; the runs give {should!r}")
+        for tag, *(a, b, c, d) in SequenceMatcher(None, there, wanted, False).get_opcodes():
+            pairs = enumerate(zip_longest(there[a:b], wanted[c:d], fillvalue=""), a + 1)
+            for i, (is_, should) in pairs if tag != "equal" else ():
+                found.append(f"{path}:{i}: is {is_!r}; the runs give {should!r}")
     return found

@@ -41,6 +41,15 @@ def save(request: Request, script: str, parts: Iterable[str], drawing: Figure) -
     return path
 
 
+def none_there(request: Request, script: str) -> UserError:
+    """What to raise where no finished run is as the words say."""
+    chosen = " ".join(request.words) or "its other options at their defaults"
+    return UserError(
+        f"there is no finished run of {script}.py with {chosen} in {request.out_dir / script}; "
+        f"results/{script}/README.md has the commands"
+    )
+
+
 def options_in(request: Request, options: Any) -> dict[str, Any]:
     """Option -> value, for runs in which other options than the free ones have no default.
 
@@ -85,7 +94,5 @@ def runs_in(request: Request, script: str, *free: str) -> list[list[Finished]]:
     }
     keys = sorted(filter(of_seed.get, of_seed), key=lambda key: [(v is None, v) for v in key])
     if not keys:
-        raise UserError(
-            f"there is no finished run with these options in {request.out_dir / script}"
-        )
+        raise none_there(request, script)
     return [of_seed[key] for key in keys]

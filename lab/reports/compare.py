@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from lab.bench import plots
 from lab.bench.errors import UserError
-from lab.bench.files import read_metrics, run_folder, short_names
+from lab.bench.files import read_config, read_metrics, run_folder, short_names
+from lab.bench.options import WRITTEN_BY_RUNS
 from lab.reports import Request
 from lab.reports._words import save
 
@@ -24,6 +25,12 @@ def report(request: Request) -> None:
     script = request.script(name)
     above = request.out_dir / name.removesuffix(".py")
     folders = [run_folder(each, above) for each in given]
+    known = {*script.Options.__dataclass_fields__, *WRITTEN_BY_RUNS}
+    for folder in folders:
+        if others := read_config(folder).keys() - known:
+            raise UserError(
+                f"compare takes runs of {name}, which has no option --{min(others)}; {folder} has"
+            )
     runs = dict(zip(short_names(folders), map(read_metrics, folders), strict=True))
     against = getattr(script, "AGAINST", "step")
     for run, metrics in runs.items():

@@ -14,12 +14,11 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from lab.bench import plots
-from lab.bench.errors import UserError
 from lab.bench.files import is_finished, read_config, read_metrics
 from lab.bench.statistics import Row, markdown
 from lab.reports import Request
 from lab.reports._values import signed
-from lab.reports._words import options_in, save
+from lab.reports._words import none_there, options_in, save
 
 SCRIPT = "comparison_to_ntk"
 FREE = ("init_scale", "output_scale", "seed")
@@ -52,7 +51,7 @@ def chosen(request: Request) -> Values:
     wanted = {**options().identity(), **options_in(request, options)}
     found = networks(folder, {k: v for k, v in wanted.items() if k not in FREE})
     if not found:
-        raise UserError(f"there is no finished run with these options in {folder}")
+        raise none_there(request, SCRIPT)
     return {key: numpy.array([network[key] for network in found]) for key in found[0]}
 
 

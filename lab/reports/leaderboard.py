@@ -21,8 +21,9 @@ from scipy import stats
 
 from lab.bench import plots
 from lab.bench.errors import UserError
-from lab.bench.files import write_figure, write_text
+from lab.bench.files import read_yaml, write_figure, write_text
 from lab.bench.statistics import Row, markdown
+from lab.bench.sweeps import ROOT
 from lab.methods.interface import methods
 from lab.methods.tasks import TASKS
 from lab.methods.trials import SHARED
@@ -101,7 +102,8 @@ def tables(request: Request) -> dict[str, list[Row]]:
     return {
         **{task: of_task(board.get(task, {}), found, task) for task in TASKS},
         "all": overall,
-        "verdict": [verdict(found)] if overall else [],
+        # None while some of the tasks that have trials lack their scores.
+        "verdict": [verdict(found)] if overall and set(board) == {*filter(rows.get, rows)} else [],
         "spent": [spent(rows)] if rows else [],
         "methods": about(),
     }
@@ -112,7 +114,7 @@ def about() -> list[Row]:
     ranges = [f"`{k}` {v.least:g} to {v.most:g}" for k, v in SHARED.items()]
     rows = [{"method": "all", "rule": "AdamW's settings", "knobs": ", ".join(ranges)}]
     for name, kind in methods().items():
-        account = (importlib.import_module(kind.__module__).__doc__ or "").splitlines()[0]
+        account, *_ = (importlib.import_module(kind.__module__).__doc__ or "–").splitlines()
         knobs = [f"`{k}` {v.least:g} to {v.most:g}" for k, v in kind.knobs().items()]
         rows.append({"method": f"`{name}`", "rule": account, "knobs": ", ".join(knobs) or "–"})
     return rows
@@ -226,12 +228,18 @@ def spent(rows: dict[str, Table]) -> Row:
 
 
 def figure(board: Board, typed: str) -> Figure:
-    """The share of ten seeds that hold the target, by updates: a panel a task, a line a method."""
+    """The share of ten seeds that hold the target, by updates: a panel a task, a line a method.
+
+    A method of the committed grid has its look whatever else is there; one of yours comes behind.
+    """
     drawing, axes = plots.grid(len(board), typed)
-    names = sorted({method for scored in board.values() for method in scored})
-    looks = itertools.product(plots.LINES, plots.COLOURS[:-1])
-    styles = dict(zip([n for n in names if n != BASELINE], itertools.cycle(looks)))
-    styles[BASELINE] = ("-", plots.COLOURS[-1])
+    cells = read_yaml(ROOT / "configs" / "leaderboard.yaml")["cells"]
+    listed = dict.fromkeys(method for cell in cells for method in cell["method"])
+    yours = sorted({method for scored in board.values() for method in scored} - listed.keys())
+    looks = itertools.cycle(itertools.product(plots.LINES, plots.COLOURS[:-1]))
+    styles = {BASELINE: ("-", plots.COLOURS[-1])}
+    styles |= zip([m for m in (*listed, *yours) if m != BASELINE], looks, strict=False)
+    thick = {BASELINE, OURS, *yours}
     lines = {}
     for panel, (task, scored) in zip(axes, board.items(), strict=True):
         for method, each in scored.items():
@@ -239,11 +247,11 @@ def figure(board: Board, typed: str) -> Figure:
             style, colour = styles[method]
             (lines[method],) = panel.step(
                 [0, *share.quantiles, each.cap], [0, *share.probabilities, share.probabilities[-1]],
-                where="post", ls=style, color=colour, lw=3 if method in (BASELINE, OURS) else 1.5,
+                where="post", ls=style, color=colour, lw=3 if method in thick else 1.5,
             )  # fmt: skip
         plots.step_axis(panel, each.cap)
         panel.set_xlim(left=5)  # the first measurement after the beginning is at ten
         panel.set(title=plots.in_words(task), ylabel="share of seeds at the target")
-    order = sorted(lines)
+    order = [method for method in styles if method in lines]
     drawing.legend([lines[m] for m in order], order, loc="outside upper center", ncols=6)
     return drawing

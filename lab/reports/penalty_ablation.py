@@ -6,11 +6,10 @@ import numpy
 from matplotlib.figure import Figure
 
 from lab.bench import plots
-from lab.bench.errors import UserError
 from lab.bench.statistics import finished_runs, markdown
 from lab.measures.events import grokking_events
 from lab.reports import Request
-from lab.reports._words import options_in, save
+from lab.reports._words import none_there, options_in, save
 
 SCRIPT = "spectral_shift"
 Metrics = dict[str, numpy.ndarray]
@@ -42,7 +41,7 @@ def report(request: Request) -> None:
         if of_seeds:
             curves[f"{graph}, {weight:g}" if weight else "no penalty"] = of_seeds
     if not curves:
-        raise UserError(f"there is no finished run with these options in {folder}")
+        raise none_there(request, SCRIPT)
     rows = []
     for name, of_seeds in curves.items():
         events = [grokking_events(m) for m in of_seeds]

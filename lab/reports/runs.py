@@ -8,8 +8,11 @@ python report.py runs elsewhere/metrics.csv        # a table of measurements by 
 from __future__ import annotations
 
 import datetime
+import sys
 from pathlib import Path
 from typing import Any
+
+import numpy
 
 from lab.bench.errors import UserError
 from lab.bench.files import is_finished, read_config, read_metrics
@@ -17,12 +20,17 @@ from lab.bench.statistics import Row, markdown
 from lab.measures.events import grokking_events
 from lab.reports import Request
 
+COLUMNS = (
+    *("run", "status", "step", "train accuracy", "test accuracy"),
+    *("memorised at", "grokked at", "minutes", "ends"),
+)
+
 
 def report(request: Request) -> None:
     """Prints a table with a line for each run.
 
     Raises:
-        UserError: if there is none, or one of them is damaged.
+        UserError: if there is none.
     """
     places = [Path(word) for word in request.words] or [request.out_dir]
     folders = [folder for place in places for folder in folders_in(place)]
@@ -37,7 +45,8 @@ def folders_in(place: Path) -> list[Path]:
     """
     if place.name == "metrics.csv" and place.is_file():
         return [place.parent]
-    found = sorted(path.parent for path in place.glob("**/metrics.csv"))
+    names = ("config.yaml", "metrics.csv")
+    found = sorted({path.parent for name in names for path in place.glob(f"**/{name}")})
     found = [f for f in found if not any(p[0] == "." for p in f.relative_to(place).parts)]
     if not found:
         raise UserError(f"runs takes folders of runs or a metrics.csv; there is none in {place}")
@@ -45,17 +54,24 @@ def folders_in(place: Path) -> list[Path]:
 
 
 def line(folder: Path) -> Row:
-    """What is known of one run; a folder may hold a metrics.csv only."""
-    metrics = read_metrics(folder)
-    config = read_config(folder) if (folder / "config.yaml").exists() else {}
+    """What is known of one run; a folder may hold a metrics.csv only, or none yet."""
+    row = dict.fromkeys(COLUMNS, "–") | {"run": "/".join(folder.parts[-2:])}
+    try:
+        config = read_config(folder) if (folder / "config.yaml").exists() else {}
+        there = (folder / "metrics.csv").exists()
+        metrics = read_metrics(folder) if there else {"step": numpy.zeros(1)}
+    except UserError as error:
+        print(f"report.py: {error}", file=sys.stderr)
+        return {**row, "status": "damaged"}
     step, steps = int(metrics["step"][-1]), config.get("steps")
-    row = {"run": "/".join(folder.parts[-2:]), "status": status(folder, config)}
+    row["status"] = status(folder, config)
     row["step"] = f"{step:,} of {steps:,} ({step / max(steps, 1):.0%})" if steps else f"{step:,}"
     for column, name in (("train_accuracy", "train"), ("test_accuracy", "test")):
         row[f"{name} accuracy"] = f"{metrics[column][-1]:.3f}" if column in metrics else "–"
     for event, at in grokking_events(metrics).items():
         row[event.replace("_", " ")] = "–" if at is None else f"{at:,}"
-    row["minutes"], row["ends"] = times(folder, config, step)
+    if there:
+        row["minutes"], row["ends"] = times(folder, config, step)
     return row
 
 
