@@ -19,7 +19,6 @@ from lab.data.modular import modular_addition as task_of
 from lab.fast.modular_tables import ModularRegulariser, ModularTransformer
 from lab.measures import fourier
 from lab.measures.progress_measures import progress
-from lab.reports import figure_7
 from utils import JacobianRegulariser
 
 SCRIPT = "modular_addition.py"
