@@ -24,18 +24,9 @@ from dataclasses import dataclass
 import numpy
 import torch
 
-from lab.bench import (
-    MEMORISED,
-    Run,
-    Shared,
-    TrainingError,
-    UserError,
-    option,
-    parse,
-    script,
-    training,
-)
+from lab.bench import Run, Shared, TrainingError, UserError, option, parse, script, training
 from lab.bench.files import first_step
+from lab.bench.levels import MEMORISED
 from lab.bench.plots import level, metric_panels
 from lab.measures.losses import accuracy
 from lab.methods.interface import Method, methods

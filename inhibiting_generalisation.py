@@ -23,17 +23,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import mse_loss, one_hot
 
-from lab.bench import (
-    GENERALISED,
-    Run,
-    Snapshots,
-    UserError,
-    generator,
-    option,
-    parse,
-    script,
-    training,
-)
+from lab.bench import Run, Snapshots, UserError, generator, option, parse, script, training
+from lab.bench.levels import GENERALISED
 from lab.bench.plots import metric_panels
 from lab.data import images
 from lab.data.images import CLASSES, PROJECTIONS, ImageOptions

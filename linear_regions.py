@@ -29,17 +29,8 @@ import numpy
 import torch
 from torch.nn.functional import cross_entropy, mse_loss, one_hot
 
-from lab.bench import (
-    GENERALISED,
-    Run,
-    Snapshots,
-    UserError,
-    generator,
-    option,
-    parse,
-    script,
-    training,
-)
+from lab.bench import Run, Snapshots, UserError, generator, option, parse, script, training
+from lab.bench.levels import GENERALISED
 from lab.bench.loop import above, log_steps
 from lab.bench.plots import metric_panels
 from lab.data import images

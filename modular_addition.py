@@ -24,8 +24,9 @@ from functools import partial
 
 import torch
 
-from lab.bench import GROKKED, Run, Shared, generator, option, parse, script, training
+from lab.bench import Run, Shared, generator, option, parse, script, training
 from lab.bench.files import first_step
+from lab.bench.levels import GROKKED
 from lab.bench.loop import above
 from lab.bench.plots import metric_panels
 from lab.data.modular import OPERATIONS, SPLITS, ModularTask, modular_addition

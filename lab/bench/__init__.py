@@ -6,7 +6,6 @@ script takes from it; the rest, one module a subject, is for the rooms.
 
 from lab.bench.cli import script
 from lab.bench.errors import TrainingError, UserError
-from lab.bench.levels import GENERALISED, GROKKED, MEMORISED
 from lab.bench.loop import training
 from lab.bench.options import option, parse
 from lab.bench.precision import double
@@ -16,6 +15,6 @@ from lab.bench.shared import Shared
 from lab.bench.snapshots import Snapshots
 
 __all__ = [
-    "GENERALISED", "GROKKED", "MEMORISED", "Run", "Shared", "Snapshots", "TrainingError",
-    "UserError", "double", "generator", "option", "parse", "script", "training",
+    "Run", "Shared", "Snapshots", "TrainingError", "UserError", "double", "generator", "option",
+    "parse", "script", "training",
 ]  # fmt: skip
