@@ -91,7 +91,7 @@ def _idx(o: ImageOptions) -> list[tuple[Tensor, Tensor]]:
     if not all((raw / f"{split}-{what}-ubyte").exists() for split, what in FILES):
         otherwise = (
             f"--data_dir, {o.data_dir} here, takes a folder that holds it already, and "
-            "the digits (--dataset digits, --task omnigrok_digits) need no download"
+            "scikit-learn's digits need no download"
         )
         download(o.dataset, raw, lambda: kind(o.data_dir, download=True), otherwise)
     splits = []
