@@ -1,8 +1,9 @@
-"""The rows of the leaderboard: trials, the best of them, and its runs on other seeds."""
+"""The rows of the leaderboard: trials, the best of them, its runs on other seeds; the methods."""
 
 from __future__ import annotations
 
 import csv
+import importlib
 import math
 import statistics
 from collections import defaultdict
@@ -18,6 +19,7 @@ from lab.bench.statistics import Finished, Row, arrival, finished_runs
 from lab.bench.sweeps import ROOT, Job
 from lab.methods.interface import Method, methods
 from lab.methods.tasks import TASKS
+from lab.methods.trials import SHARED
 from lab.reports import Request
 from lab.reports._words import options_in
 
@@ -166,3 +168,21 @@ def board_of(request: Request, rows: dict[str, Table]) -> Board:
         if BASELINE in found:
             board[task] = dict(sorted(found.items(), key=lambda item: item[1].median()))
     return board
+
+
+def about() -> list[Row]:
+    """Every method: its name, its rule and source as its file says, its knobs and their ranges."""
+    ranges = [f"`{k}` {v.least:g} to {v.most:g}" for k, v in SHARED.items()]
+    rows = [{"method": "all", "rule": "AdamW's settings", "knobs": ", ".join(ranges)}]
+    for name, kind in METHODS.items():
+        account, *_ = (importlib.import_module(kind.__module__).__doc__ or "–").splitlines()
+        knobs = [f"`{k}` {v.least:g} to {v.most:g}" for k, v in kind.knobs().items()]
+        rows.append({"method": f"`{name}`", "rule": account, "knobs": ", ".join(knobs) or "–"})
+    return rows
+
+
+def spent(rows: dict[str, Table]) -> Row:
+    """How many runs there are, and what their updates took."""
+    every = [row for table in rows.values() for row in table.values()]
+    hours = sum(float(row["seconds"]) for row in every) / 3600
+    return {"runs": f"{len(every):,}", "hours": f"{hours:.1f}"}

@@ -10,7 +10,6 @@ censored at the last step at which they could have begun to.
 
 from __future__ import annotations
 
-import importlib
 import itertools
 from collections import defaultdict
 
@@ -24,9 +23,7 @@ from lab.bench.errors import UserError
 from lab.bench.files import read_yaml, write_figure, write_text
 from lab.bench.statistics import Row, markdown
 from lab.bench.sweeps import ROOT
-from lab.methods.interface import methods
 from lab.methods.tasks import TASKS
-from lab.methods.trials import SHARED
 from lab.reports import Request
 from lab.reports._scores import (
     BASELINE,
@@ -35,9 +32,11 @@ from lab.reports._scores import (
     Board,
     Scored,
     Table,
+    about,
     board_of,
     rows_of,
     scores_of,
+    spent,
     steps_of,
     trials_of,
     write,
@@ -107,17 +106,6 @@ def tables(request: Request) -> dict[str, list[Row]]:
         "spent": [spent(rows)] if rows else [],
         "methods": about(),
     }
-
-
-def about() -> list[Row]:
-    """Every method: its name, its rule and source as its file says, its knobs and their ranges."""
-    ranges = [f"`{k}` {v.least:g} to {v.most:g}" for k, v in SHARED.items()]
-    rows = [{"method": "all", "rule": "AdamW's settings", "knobs": ", ".join(ranges)}]
-    for name, kind in methods().items():
-        account, *_ = (importlib.import_module(kind.__module__).__doc__ or "–").splitlines()
-        knobs = [f"`{k}` {v.least:g} to {v.most:g}" for k, v in kind.knobs().items()]
-        rows.append({"method": f"`{name}`", "rule": account, "knobs": ", ".join(knobs) or "–"})
-    return rows
 
 
 def of_task(scored: dict[str, Scored], found: Differences, task: str) -> list[Row]:
@@ -218,13 +206,6 @@ def verdict(found: Differences) -> Row:
             f"never, {unit}": ", ".join(never) or "none",
         }
     return row
-
-
-def spent(rows: dict[str, Table]) -> Row:
-    """How many runs there are, and what their updates took."""
-    every = [row for table in rows.values() for row in table.values()]
-    hours = sum(float(row["seconds"]) for row in every) / 3600
-    return {"runs": f"{len(every):,}", "hours": f"{hours:.1f}"}
 
 
 def figure(board: Board, typed: str) -> Figure:
