@@ -9,6 +9,7 @@ a control that can only memorise. Claim under test: they mark the phase transiti
     python order_parameters.py --random_labels         # control: nothing to generalise, 15 min
     python order_parameters.py                         # with the control's curves, 13 min
     python order_parameters.py --p 43 --train_fraction 0.5 --lr 1e-2 --beta2 0.98 --steps 1500
+    python sweep.py configs/order_parameters_official.yaml    # to the letter, 90 min
     python sweep.py configs/phase_diagram.yaml         # alpha × weight decay at p = 59, 46 min
     python report.py phase_diagram p=59 …              # its heat maps: the grid's other options
 
@@ -30,23 +31,27 @@ from lab.data.modular import ModularTask, modular_addition
 from lab.drawings.orders import orders_figure
 from lab.measures import fourier, orders
 from lab.measures.events import grokking_events
-from lab.networks.modular_mlp import ModularMLP
+from lab.networks.modular_mlp import INITS, ModularMLP
 
 
 @dataclass
 class Options(Shared):
-    """The other project's set-up."""
+    """The other project's set-up, with torch's initial weights and over all pairs."""
 
     p: int = option(97, "modulus, an odd prime", least=3)
     train_fraction: float = option(0.3, "share of the p² pairs that train", above=0, most=1)
     random_labels: bool = option(False, "control: labels drawn at random")
     width: int = option(512, "hidden units", least=1)
+    init: str = option("uniform", "initial weights; normal ones are √3 larger", choices=INITS)
     alpha: float = option(0.0, "the first layer is multiplied by width^(−alpha)", least=0)
     lr: float = option(1e-3, "learning rate of full-batch AdamW", above=0)
     beta2: float = option(0.999, "AdamW's decay of the mean squared gradient", least=0, most=0.9999)
     weight_decay: float = option(1.0, "AdamW's decoupled weight decay", least=0)
     stop_at: float | None = option(
         None, "end at the first measured test accuracy above this", least=0, most=1
+    )
+    measured_on: str = option(
+        "all", "pairs of the other project's kernel and covariance", choices=("all", "test")
     )
     steps: int = option(30_000, "full-batch updates", least=0)
     num_logs: int = option(128, "measurements, log-spaced, at most one a step", least=2)
@@ -67,12 +72,15 @@ PANELS = {  # columns, the other project's definition first
 def train(run: Run, o: Options, task: ModularTask) -> None:
     task = task.to(run.device)
     x, y = task.pairs[task.train], task.labels[task.train]
-    network = ModularMLP(o.p, o.width, o.alpha, generator(o.seed, "network"))
+    network = ModularMLP(o.p, o.width, o.alpha, generator(o.seed, "network"), o.init)
     network.to(run.device, o.torch_dtype())
     optimiser = torch.optim.AdamW(
         network.parameters(), o.lr, (0.9, o.beta2), weight_decay=o.weight_decay, fused=True
     )
-    subset = torch.randperm(o.p**2, generator=generator(o.seed, "subset"))[:SUBSET].to(run.device)
+    everywhere = o.measured_on == "all"
+    measured = torch.arange(o.p**2, device=run.device) if everywhere else task.test
+    drawn = torch.randperm(len(measured), generator=generator(o.seed, "subset"))[:SUBSET]
+    subset = measured[drawn.to(run.device)]
     ideal, snapshots = orders.label_kernel(task.labels[subset]), Snapshots()
 
     def measure(step: int) -> dict[str, torch.Tensor]:
@@ -85,6 +93,9 @@ def train(run: Run, o: Options, task: ModularTask) -> None:
         snapshots.keep(str(step), step, sigma.float())
         centred = orders.centred_kernel_alignments(network, task.labels)
         summed = orders.summed_logits_kernel(network, task.pairs[subset])
+        covariance = centred.covariance
+        if not everywhere:
+            covariance = orders.hidden_covariance(network, task.pairs[measured])
         return {
             "loss": losses[task.train].mean(),
             "test_loss": losses[task.test].mean(),
@@ -94,7 +105,7 @@ def train(run: Run, o: Options, task: ModularTask) -> None:
             "rqi_distance": orders.distance_quality(both),
             "effective_rank_squared": orders.effective_rank(sigma.square()),
             "effective_rank": orders.effective_rank(sigma),
-            "participation_ratio": orders.participation_ratio(centred.covariance),
+            "participation_ratio": orders.participation_ratio(covariance),
             "kernel_alignment_summed": orders.kernel_alignment(summed, ideal),
             "kernel_alignment_trace": centred.of_trace_kernel,
             "kernel_alignment_hidden": centred.of_hidden,

@@ -156,6 +156,8 @@ def test_kernels_are_those_of_torch_func(random_labels):
     assert found.of_trace_kernel == pytest.approx(centred_alignment(trace, task.labels))
     assert found.of_hidden == pytest.approx(centred_alignment(hidden @ hidden.T, task.labels))
     torch.testing.assert_close(found.covariance, 24 * torch.cov(hidden.T))
+    some = orders.hidden_covariance(net, task.pairs[task.test])
+    torch.testing.assert_close(some, (len(task.test) - 1) * torch.cov(hidden[task.test].T))
 
 
 def test_alignments_of_known_kernels():
@@ -225,6 +227,27 @@ def test_command_with_its_control(tmp_path):
     assert control["loss"][-1] != metrics["loss"][-1]
 
 
+def test_two_first_forms_over_test_pairs_and_nothing_else(tmp_path):
+    found = []
+    for measured_on in ("all", "test"):
+        words = [*TINY, "--steps", 5, "--measured_on", measured_on, "--name", measured_on]
+        assert order_parameters.main([str(each) for each in words]) == 0
+        found.append(read_metrics(tmp_path / "runs/order_parameters" / measured_on))
+    over_all, over_test = found
+    differ = {name for name in over_all if (over_all[name] != over_test[name]).any()}
+    assert differ == {"participation_ratio", "kernel_alignment_summed"}
+
+
+def test_initial_weights_of_the_other_project():
+    theirs = ModularMLP(97, 512, 0.0, generator(0, "network"), "normal").requires_grad_(False)
+    assert theirs.rows.std() == pytest.approx(194**-0.5, rel=0.01)
+    assert theirs.second.std() == pytest.approx(512**-0.5, rel=0.01)
+    assert theirs.rows.abs().max() > 4 * 194**-0.5  # which a uniform draw never is
+    assert not theirs.first_bias.any() and not theirs.second_bias.any()
+    ours = network(97, 512)
+    assert ours.rows.std() == pytest.approx((3 * 194) ** -0.5, rel=0.01) and ours.first_bias.any()
+
+
 def test_stop_at_ends_with_the_measurement(tmp_path):
     words = ["--p", 23, "--width", 64, "--train_fraction", 0.8, "--lr", 2e-2, "--stop_at", 0.5]
     words += ["--beta2", 0.98, "--steps", 600, "--num_logs", 24, "--device", "cpu"]
@@ -272,6 +295,13 @@ def test_the_grids_cross_alpha_and_weight_decay(name, p, seeds):
         for decay in (1e-3, 1e-2, 1e-1, 1.0)
         for seed in range(seeds)
     ]
+
+
+def test_the_official_runs_have_their_controls():
+    jobs = sweep.jobs_in(sweep.grids_of(str(ROOT / "configs/order_parameters_official.yaml")), {})
+    found = {(job.options.seed, job.options.random_labels) for job in jobs}
+    assert found == {(seed, random) for seed in range(3) for random in (False, True)}
+    assert {(job.options.init, job.options.measured_on) for job in jobs} == {("normal", "test")}
 
 
 def test_the_phase_diagram_draws_what_is_finished(tmp_path, capsys):

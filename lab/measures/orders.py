@@ -1,10 +1,9 @@
 """Order parameters of a network that learns a + b modulo p: five quantities, each in two forms.
 
-The *first form* is that of a public project, "tracking phase transition diagnostics with five order
-parameters" (its README, of a package `grokking`); the one that tells grokking from memorising comes
-after it. All are of a `ModularMLP`, with its first layer's rows split into those of a and of b,
-(p, width) each: the *embeddings* of the numbers. What is taken over pairs is taken over all p² of
-them, training pairs or not.
+The *first form* is that of a public project (github.com/ChanceSiyuan/grokking), which takes two of
+them over test pairs; the one that tells grokking from memorising comes after it, over all p² pairs.
+All are of a `ModularMLP`, with its first layer's rows split into those of a and of b, (p, width)
+each: the *embeddings* of the numbers.
 """
 
 from __future__ import annotations
@@ -24,10 +23,9 @@ def parallelogram_quality(of_a: Tensor, of_b: Tensor, tolerance: float = 0.5) ->
     """Share of the pairs of pairs with a + b ≡ c + d whose ‖e_a + e'_b − e_c − e'_d‖ ≤ tolerance.
 
     The first form of RQI, over all p²(p − 1) ordered cases instead of a sample (after Liu et al.
-    2022, arXiv 2205.10343, there for numbers that are not reduced modulo p). From 0 to 1.
-    Chance: 0 while the rows are long against the tolerance; there is no scale in it, so that a
-    network of small weights has 1. On circles e_a + e'_b depends on a − b as well as on a + b, and
-    the value stays 0 for a network that has learnt the rule.
+    2022, arXiv 2205.10343, there not modulo p). From 0 to 1. Chance: 0 while the rows are long
+    against the tolerance; there is no scale in it, so that a network of small weights has 1. On
+    circles e_a + e'_b depends on a − b as well, and it stays 0 when the rule has been learnt.
 
     Args:
         of_a, of_b: (p, d), the embeddings of both operands, p at least 2.
@@ -44,11 +42,10 @@ def parallelogram_quality(of_a: Tensor, of_b: Tensor, tolerance: float = 0.5) ->
 def distance_quality(embedding: Tensor) -> Tensor:
     """R²: the share of the variance of ‖e_i − e_j‖², i ≠ j, that i − j mod p explains.
 
-    1 − Σ (‖e_i − e_j‖² − mean of its difference class)² / Σ (‖e_i − e_j‖² − mean)², from 0 to 1,
-    where the classes are the p − 1 differences. 1 on circles of any frequencies, which turn into
-    themselves when a number is added to all; the same at every scale. Chance: 1 / (2p) for wide
-    Gaussian embeddings, in which half of the variance comes from the lengths of the rows, and every
-    row is in every class. 0 where all distances are equal, up to rounding.
+    1 − Σ (‖e_i − e_j‖² − mean of its difference class)² / Σ (‖e_i − e_j‖² − mean)², from 0 to 1, of
+    the p − 1 differences. 1 on circles of any frequencies, which turn into themselves when a number
+    is added to all; the same at every scale. Chance: 1 / (2p) for wide Gaussian embeddings: half of
+    the variance comes from the rows' lengths, and each is in all classes. 0 for equal distances.
 
     Args:
         embedding: (p, d), p at least 3; both operands' embeddings side by side.
@@ -72,8 +69,8 @@ def effective_rank(values: Tensor) -> Tensor:
     """exp of the entropy of values / Σ values, from 1 to the number of values.
 
     With singular values this is the effective rank of Roy and Vetterli 2007; with their squares it
-    is the first form. Chance, for a 194 × 512 matrix of independent entries (p = 97, width
-    512): 184 and 160. A lower one means a few directions that dominate.
+    is the first form. Chance, for 194 × 512 independent entries (p = 97, width 512): 184 and 160.
+    A lower one means a few directions that dominate.
 
     Args:
         values: (n,), not negative and not all zero; zeros add nothing.
@@ -85,14 +82,20 @@ def effective_rank(values: Tensor) -> Tensor:
 def participation_ratio(gram: Tensor) -> Tensor:
     """(tr C)² / tr C², the number of equal eigenvalues that would give it, from 1 to the rank of C.
 
-    The first form, with the covariance C of the hidden units over all pairs. There is no
-    second form. Chance: 144 at the initial weights of p = 97, width 512 and alpha 0, where the
-    covariance is mostly that of 2p rows that are added in pairs.
+    The first form, with the covariance C of the hidden units; there is no second. Chance: 144 over
+    all pairs at uniform initial weights of p = 97 and width 512, mostly of 2p rows added in pairs.
 
     Args:
         gram: (d, d), a covariance up to a factor.
     """
     return gram.trace().square() / gram.square().sum()
+
+
+def hidden_covariance(network: ModularMLP, pairs: Tensor) -> Tensor:
+    """The covariance (width, width) of the hidden units over `pairs` (n, 2), times n."""
+    h = _hidden(network)[pairs[:, 0], pairs[:, 1]]
+    h = h - h.mean(0)
+    return h.T @ h
 
 
 # Kernel alignment
@@ -125,9 +128,9 @@ def label_kernel(labels: Tensor) -> Tensor:
 def kernel_alignment(kernel: Tensor, target: Tensor) -> Tensor:
     """⟨K, T⟩ / (‖K‖ ‖T‖), not centred (Cristianini et al. 2001): the first form.
 
-    From 0 to 1 for kernels of non-negative entries. A constant kernel has √(Σ n_c²) / n against
-    the label kernel of classes of n_c points, 0.10 for p = 97, and a positive mean is
-    in every kernel of ReLU units: that part says nothing.
+    From 0 to 1 for kernels of non-negative entries. A constant kernel has √(Σ n_c²) / n against the
+    label kernel of classes of n_c points, 0.10 for p = 97, and every kernel of ReLU units has a
+    positive mean: that part says nothing.
     """
     target = target.to(kernel)
     return (kernel * target).sum() / (kernel.norm() * target.norm())
@@ -213,9 +216,9 @@ def _hidden(network: ModularMLP) -> Tensor:
 def constant_snr(of_a: Tensor, of_b: Tensor) -> Tensor:
     """Energy of all nonzero frequencies over that of the constant one, averaged over both operands.
 
-    Σ_a ‖e_a − ē‖² / (p ‖ē‖²), the first form. From 0 without bound. Chance: about p − 1 for
-    entries of mean zero, in which all p Fourier modes are alike; 20 dB for p = 97. It asks whether
-    the columns have a mean, not whether there is a frequency in them.
+    Σ_a ‖e_a − ē‖² / (p ‖ē‖²), the first form. From 0 without bound. Chance: about p − 1 (20 dB for
+    p = 97) for entries of mean zero, in which all p Fourier modes are alike. It asks whether the
+    columns have a mean, not whether there is a frequency in them.
 
     Args:
         of_a, of_b: (p, d), the embeddings of both operands.
@@ -231,10 +234,9 @@ def constant_snr(of_a: Tensor, of_b: Tensor) -> Tensor:
 def neuron_snr(embedding: Tensor) -> Tensor:
     """D / (1 − D) with D = `fourier.frequency_dominance`: energy of one frequency over all others.
 
-    Each neuron's strongest frequency is the signal, its other ones are the noise. From
-    1 / (m − 1), m = (p − 1) / 2 frequencies, without bound. Chance: D = H_m / m with the harmonic
-    number H_m, 0.093 for p = 97, which is a ratio of 0.102 or −9.9 dB. (Neurons of one frequency
-    each: Gromov 2023, arXiv 2301.02679.)
+    Each neuron's strongest frequency is the signal, the others are the noise (neurons of one
+    frequency: Gromov 2023, arXiv 2301.02679). From 1 / (m − 1), m = (p − 1) / 2, without bound.
+    Chance: D = H_m / m with the harmonic number H_m, 0.093 for p = 97: 0.102 or −9.9 dB.
 
     Args:
         embedding: (p, d), p odd and at least 5; both operands' embeddings side by side.

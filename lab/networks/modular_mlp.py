@@ -7,26 +7,36 @@ from torch import Tensor
 
 from lab.networks.mlp import uniform
 
+INITS = ("uniform", "normal")
+
 
 class ModularMLP(torch.nn.Module):
     """W₂ ReLU(s (W₁ x + b₁)) + b₂, where x is the one-hot vectors of a and b, one after the other.
 
-    A product with one-hot vectors is a sum of two rows of W₁ᵀ, which is looked up instead. All
-    weights begin uniform in ±1/√(inputs of the layer), torch's own choice for linear layers, and in
-    float64.
+    A product with one-hot vectors is a sum of two rows of W₁ᵀ, which is looked up instead. Weights
+    begin in float64.
 
     Args:
         p: the modulus; 2p inputs and p outputs.
         width: hidden units.
         alpha: the first layer is multiplied by s = width^(−alpha).
         draws: generator of the initial weights, on the CPU.
+        init: "uniform" in ±1/√(inputs of the layer), biases too, torch's own choice for linear
+            layers; or "normal" with standard deviation 1/√(inputs of the layer), biases zero.
     """
 
-    def __init__(self, p: int, width: int, alpha: float, draws: torch.Generator) -> None:
+    def __init__(
+        self, p: int, width: int, alpha: float, draws: torch.Generator, init: str = "uniform"
+    ) -> None:
         super().__init__()
 
         def drawn(*shape: int, inputs: int) -> torch.nn.Parameter:
-            return torch.nn.Parameter(uniform(*shape, fan_in=inputs, generator=draws))
+            if init == "uniform":
+                return torch.nn.Parameter(uniform(*shape, fan_in=inputs, generator=draws))
+            weights = torch.zeros(shape, dtype=torch.float64)
+            if len(shape) == 2:  # else a bias
+                weights.normal_(std=inputs**-0.5, generator=draws)
+            return torch.nn.Parameter(weights)
 
         self.scale = width**-alpha
         self.register_buffer("offsets", torch.tensor([0, p]), persistent=False)
