@@ -1,10 +1,14 @@
 """What is copied into the repository."""
 
+import importlib.util
+import subprocess
+from pathlib import Path
+
 import pytest
 import torch
 
 import inhibiting_generalisation
-from lab.bench import record
+from lab.bench import provenance, record
 from lab.bench.files import read_metrics
 from lab.bench.snapshots import moments_of
 
@@ -14,7 +18,7 @@ TINY += ["--device", "cpu", "--steps", "12"]
 
 def one_run(*words):
     assert inhibiting_generalisation.main([*TINY, "--name", "one", *words]) == 0
-    return record.Path("runs/inhibiting_generalisation/one")
+    return Path("runs/inhibiting_generalisation/one")
 
 
 def test_a_recorded_run_is_rounded_and_can_be_rounded_again(capsys):
@@ -23,7 +27,7 @@ def test_a_recorded_run_is_rounded_and_can_be_rounded_again(capsys):
     for step in (0, 90, 100):
         (folder / f"spectral/step{step}.csv").write_text(f"share\n{(step + 1) / 3!r}\n")
     assert record.main([str(folder), "--weights", "--pictures"]) == 0
-    target = record.Path("results/inhibiting_generalisation/one")
+    target = Path("results/inhibiting_generalisation/one")
     assert capsys.readouterr().out.splitlines()[-1] == str(target)
     for column, values in read_metrics(folder).items():
         for kept, value in zip(read_metrics(target)[column], values, strict=True):
@@ -51,7 +55,7 @@ def test_what_is_no_finished_run_is_refused(capsys, tmp_path):
     picture.touch()
     assert record.main([str(folder), str(picture), str(tmp_path)]) == 2
     assert f"{tmp_path} is not a finished run" in capsys.readouterr().err
-    assert not record.Path("results").exists()  # all or none
+    assert not Path("results").exists()  # all or none
     assert record.main([str(picture), str(folder)]) == 0  # as runs/*/* gives them
 
 
@@ -71,4 +75,33 @@ def test_a_table_that_is_not_whole_is_refused(damage, says, capsys):
     assert record.main([str(folder)]) == 2
     (line,) = capsys.readouterr().err.splitlines()[-1:]
     assert line.startswith(f"record: error: {path} ") and says in line
-    assert not record.Path("results").exists()
+    assert not Path("results").exists()
+
+
+def test_a_commit_says_when_the_code_differs_from_it(tmp_path):
+    """Code that is changed or new, but no results, with which a second run would be marked."""
+
+    def git(*words):
+        subprocess.run(["git", "-C", tmp_path, *words], check=True, capture_output=True)
+
+    copy = tmp_path / "lab/bench/provenance.py"
+    copy.parent.mkdir(parents=True)
+    copy.write_bytes(Path(provenance.__file__).read_bytes())
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results/README.md").write_text("none yet\n")
+    git("init")
+    git("add", ".")
+    git("-c", "user.name=A", "-c", "user.email=a@b.c", "commit", "-m", "first")
+    spec = importlib.util.spec_from_file_location("copied", copy)
+    copied = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(copied)
+    (tmp_path / "results/README.md").write_text("one run\n")
+    (tmp_path / "notes.txt").write_text("no code\n")
+    commit = copied.provenance(torch.device("cpu"))["commit"]
+    assert len(commit) == 40
+    (tmp_path / "new.py").write_text("")
+    assert copied.provenance(torch.device("cpu"))["commit"] == f"{commit}+changes"
+    (tmp_path / "new.py").unlink()
+    with copy.open("a") as code:
+        code.write("# changed\n")
+    assert copied.provenance(torch.device("cpu"))["commit"] == f"{commit}+changes"

@@ -46,7 +46,7 @@ def typed_line() -> str:
 
 
 def _commit() -> str:
-    """The commit of the code, with `+changes` if it or a module beside it differs from that."""
+    """The commit of the code, with `+changes` if a module differs from that or is new."""
     root = Path(__file__).resolve().parents[2]
 
     def git(*arguments: str) -> str:
@@ -58,9 +58,8 @@ def _commit() -> str:
         # A copy of the code inside somebody else's repository has no commit of its own.
         if Path(git("rev-parse", "--show-toplevel")).resolve() != root:
             return "unknown"
-        changed = git("status", "--porcelain", "--untracked-files=no")
-        new = git("ls-files", "--others", "--exclude-standard", "--", "*.py")
-        return git("rev-parse", "HEAD") + ("+changes" if changed or new else "")
+        changed = git("status", "--porcelain", "--untracked-files=all", "--", "*.py")
+        return git("rev-parse", "HEAD") + "+changes" * bool(changed)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 

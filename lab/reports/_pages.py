@@ -24,6 +24,7 @@ import contextlib
 import csv
 import importlib
 import io
+import shlex
 from collections.abc import Callable
 from difflib import SequenceMatcher
 from itertools import zip_longest
@@ -34,7 +35,6 @@ from urllib.parse import quote
 import jinja2
 
 from lab.bench.errors import UserError
-from lab.bench.provenance import typed_line
 from lab.bench.statistics import Finished, Row, all_finished, finished_runs, markdown
 from lab.bench.sweeps import Job
 from lab.reports import Request
@@ -117,7 +117,7 @@ class _Page:
     def cells(self, report: str, name: str, *words: str, **options: Any) -> Rows:
         """A table of a report, none if there are no runs."""
         module = importlib.import_module(f"lab.reports.{report}")
-        request, made = self._request(words, options), self._pages.tables
+        request, made = self._request(report, words, options), self._pages.tables
         key = (report, request.words)
         with contextlib.suppress(UserError):
             if key not in made:
@@ -141,7 +141,7 @@ class _Page:
         if self._pages.draw:
             module = importlib.import_module(f"lab.reports.{report}")
             with contextlib.suppress(UserError), contextlib.redirect_stdout(io.StringIO()):
-                module.report(self._request(words, options))
+                module.report(self._request(report, words, options))
         return self.picture(path, caption)
 
     def picture(self, path: str, caption: str) -> str:
@@ -207,12 +207,11 @@ class _Page:
             self._name, self._pages.out_dir / self._name
         )
 
-    def _request(self, words: tuple[str, ...], options: dict[str, Any]) -> Request:
-        of_options = tuple(f"{key}={value}" for key, value in options.items())
+    def _request(self, report: str, words: tuple[str, ...], options: dict[str, Any]) -> Request:
+        words += tuple(f"{key}={value}" for key, value in options.items())
         pages = self._pages
-        return Request(
-            pages.out_dir, (*words, *of_options), pages.data_dir, typed_line(), pages.script, None
-        )
+        typed = shlex.join(["python", "report.py", report, *words, "--out_dir", str(pages.out_dir)])
+        return Request(pages.out_dir, words, pages.data_dir, typed, pages.script, None)
 
 
 def differences(texts: dict[Path, str]) -> list[str]:
