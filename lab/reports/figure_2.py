@@ -41,7 +41,7 @@ def report(request: Request) -> None:
     axes[0].set(ylim=(0, 1), ylabel="mean PC1, σ₁² / Σσ²")
     axes[1].set(yscale="log", ylabel="‖J‖ (mean, Frobenius)")
     axes[2].set(ylim=(0, 1), ylabel="test accuracy")
-    axes[2].legend(loc="lower right")
+    plots.legend(axes[0])
     print(f"{markdown(rows)}\n")
     save(request, SCRIPT, ["figure_2", *request.words], drawing)
 
