@@ -41,5 +41,5 @@ def sizes_figure(
     right.set(ylabel="test accuracy", ylim=(-0.03, 1.03))
     for panel in (left, right):
         panel.set_xlabel(f"training pairs of {number}")
-    left.legend(title=f"mean and range of {seeds} seeds", loc="lower right")
+    plots.legend(left, title=f"mean and range of {seeds} seeds")
     return drawing

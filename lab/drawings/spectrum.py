@@ -76,8 +76,8 @@ def spectrum_figure(
     for axes in curves:
         events = {event: found[event] for event in ("memorised_at", "grokked_at")}
         plots.mark(axes, events, named=axes is left)
-        axes.set_ylim(0, (1.05 if axes is left else 1.5) * axes.dataLim.y1)  # room for the legend
-        axes.legend(loc="upper left")
+        axes.set_ylim(0, 1.05 * axes.dataLim.y1)
+        plots.legend(axes)
         plots.step_axis(axes, m["step"][-1])
     return drawing
 

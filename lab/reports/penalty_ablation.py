@@ -83,6 +83,6 @@ def drawn(curves: dict[str, list[Metrics]], typed: str) -> Figure:
         "step of memorisation (○), of grokking (●)\nor end without grokking (×)", fontsize=9
     )
     right.set_ylabel("test accuracy")
-    right.legend(loc="upper left")
+    plots.legend(right)
     plots.step_axis(right, max(m["step"][-1] for runs in curves.values() for m in runs))
     return drawing
