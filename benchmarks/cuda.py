@@ -12,15 +12,11 @@ not run on a CUDA device yet.
 """
 
 import contextlib
-import importlib
-import io
 import json
-import shlex
 import subprocess
 import sys
 import tempfile
 import time
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from unittest import mock
@@ -30,13 +26,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.cuda_runs import apart, found, run
 from benchmarks.timing import at_least, command_line, present_device
 from lab.bench import loop
-from lab.bench.files import read_metrics
-from lab.bench.seeds import generator
 from lab.bench.sweeps import ROOT
-from lab.data import images
-from lab.data.cifar import Cifar
 from tests.helpers import TINY
 
 FLOAT64 = ("norm_minimisation", "circuit_efficiency")  # alone
@@ -58,53 +51,8 @@ LONG = (  # most wanted first
     "delayed_robustness.py --jr 0 0.001 --per_device 2 --data_dir {data_dir}",
     "configs/figure_8.yaml --per_device 2",
     "configs/figure_9.yaml --per_device 2",
+    "configs/figure_9_official.yaml --per_device 2",
 )
-
-
-def random_images(o, classes=range(10), shape=(784,), kind=images.Images):
-    """As many points, of such a shape, as a data set would give."""
-    draws, device, parts = generator(0, "images"), o.torch_device(), []
-    for _ in range(2):
-        parts += [torch.rand(o.points, *shape, generator=draws).to(device, o.torch_dtype())]
-        parts += [torch.randint(len(classes), (o.points,), generator=draws).to(device)]
-    return kind(*parts)
-
-
-def run(script, options, folder, device, measured_by=None, code=0, **others):
-    """Makes a run here; returns its folder.
-
-    `measured_by` (measure, step) stands in for `measure`, `others` for what `training` is given.
-    """
-    module, said = importlib.import_module(script), io.StringIO()
-    made_by, random_cifar = module.training, partial(random_images, shape=(3, 32, 32), kind=Cifar)
-
-    def training(run, measure, **given):
-        measure = measure if measured_by is None else partial(measured_by, measure)
-        return made_by(run, measure, **{**given, **others})
-
-    load = images.load if "digits" in options else random_images
-    with (
-        mock.patch("lab.data.cifar.load", random_cifar), mock.patch("lab.data.images.load", load),
-        mock.patch.object(module, "training", training),
-        contextlib.redirect_stdout(said), contextlib.redirect_stderr(said),
-    ):  # fmt: skip
-        line = f"{options} --device {device} --out_dir {folder} --name run --quiet"
-        if module.main(shlex.split(line)) != code:
-            raise SystemExit(f"{script} {line}\n{said.getvalue()}")
-    return Path(folder) / script / "run"
-
-
-def found(folder):
-    """Metrics of a run, and the numbers that it trains, (n,) in float64."""
-    state = torch.load(folder / "checkpoint.pt", weights_only=True)["state"]
-    parts = [v for name in ("network", "flow") for v in state.get(name, {}).values()]
-    parts = [v.double().flatten() for v in parts if torch.is_tensor(v) and v.is_floating_point()]
-    return read_metrics(folder), torch.cat(parts or [torch.zeros(1).double()]).numpy()
-
-
-def apart(a, b):
-    """The largest difference, relative to the largest size."""
-    return float(abs(a - b).max() / max(abs(b).max(), 1e-300))
 
 
 def agree(o, folder):
