@@ -129,9 +129,8 @@ def train(run: Run, o: Options, data: images.Images) -> None:
             grokfast()
         optimiser.step()
 
-    cosines = torch.cosine_similarity(jacobian(network, x), x[:, None], dim=2)
-    least, most = (extreme.item() for extreme in cosines.aminmax())
-    run.store({"smallest_row_cosine": least, "largest_row_cosine": most})
+    least, most = torch.cosine_similarity(jacobian(network, x), x[:, None], dim=2).aminmax()
+    run.store({"smallest_row_cosine": least.item(), "largest_row_cosine": most.item()})
 
 
 @script
