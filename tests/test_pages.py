@@ -137,6 +137,14 @@ def test_a_claim_without_runs_has_no_verdict():
     assert page.claim("e", caller=lambda: said) == f"| e | {said} |\n"
 
 
+def test_the_gallery_has_the_first_words_of_a_verdict():
+    page = _Page(Pages(ROOT, None, "", draw=False), "xor_grokking")
+    page.claim("a", caller=lambda: "partly, n = 3: a half; with the control")
+    row = page.shown("Figure 4", "xor_grokking", "none.png", "python xor_grokking.py")
+    assert row.endswith("| *a*: partly, n = 3: a half | `python xor_grokking.py` |")
+    assert page.verdict("xor_grokking") == "partly, n = 3: a half; with the control"
+
+
 @pytest.fixture
 def results(tmp_path):
     """The committed runs of one script, and every page that the templates give of them."""

@@ -189,12 +189,12 @@ class _Page:
         return self._pages.claims[script][number][1]
 
     def shown(self, figure: str, script: str, path: str, command: str, number: int = 0) -> str:
-        """A row of the gallery: a small picture that links to its page, a verdict, a command."""
+        """A row of the gallery: a small picture, the verdict up to its first ";", a command."""
         there = (self._pages.out_dir / script / path).exists()
         small = f'<img src="results/{script}/{quote(path)}" width="240">' if there else NOT_RUN
         page = f"results/{script}/README.md"
         text, said = self._pages.claims[script][number]
-        return f"| [{figure}]({page}) | {small} | *{text}*: {said} | `{command}` |"
+        return f"| [{figure}]({page}) | {small} | *{text}*: {said.split(';')[0]} | `{command}` |"
 
     def minutes(self, script: str, **options: Any) -> str:
         """Of updates, as the run of the first seed recorded it; on a CPU the main thread's own."""
