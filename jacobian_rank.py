@@ -4,17 +4,17 @@ A ReLU network learns MNIST with AdamW, from the mean-squared error to one-hot l
 cross-entropy, with weight decay alone and with GrokAlign added to it. Claim: under both, PC1, the
 share of the first singular value in the Jacobian's sum of squares, tends towards one.
 
-    python jacobian_rank.py                                    # one of the four runs; 8 min
-    python jacobian_rank.py --loss_fn CrossEntropy --jr 1e-3   # another; 15 min
-    python jacobian_rank.py --steps 8000                       # under two minutes
+    python jacobian_rank.py                                    # one of the four runs; 15 min
+    python jacobian_rank.py --loss_fn CrossEntropy --jr 1e-3   # another; 27 min
+    python jacobian_rank.py --steps 8000                       # the beginning; under two minutes
     python jacobian_rank.py --weight_decay 0                   # control: no regularisation at all
-    python sweep.py configs/figure_2.yaml                      # the four, three seeds; 2.5 hours
+    python sweep.py configs/figure_2.yaml                      # the four, three seeds; 4 hours
     python report.py figure_2                                  # the four in one figure
 
 The caption of Figure 2 states no sizes. These are Table 1's (1,024 points, width 196, depth 4,
-batch 256, learning rate 1e-3, weight decay 0.01, λ_Jac as in Table 1), but with weights as torch
-draws them, not eight times as large (--init_scale 8). The four hours that Table 3
-gives Figure 2 suggest about 100,000 updates a run.
+batch 256, learning rate 1e-3, weight decay 0.01, λ_Jac, float64), but with weights as torch draws
+them, not eight times as large (--init_scale 8). The four hours that Table 3 gives Figure 2 suggest
+about 100,000 updates a run.
 
 Verdict: results/jacobian_rank/README.md.
 """
@@ -55,6 +55,7 @@ class Options(ImageOptions):
         256, "first training points, over which PC1 and the norm are averaged", least=1
     )
     steps: int = option(100_000, "updates", least=0)
+    dtype: str = option("float64", "precision of training", choices=("float32", "float64"))
 
 
 PANELS = {
