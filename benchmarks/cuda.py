@@ -26,7 +26,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.cuda_runs import apart, found, run
+from benchmarks._cuda_runs import apart, found, run
 from benchmarks.timing import at_least, command_line, present_device
 from lab.bench import loop
 from lab.bench.sweeps import ROOT
