@@ -42,10 +42,10 @@ def parallelogram_quality(of_a: Tensor, of_b: Tensor, tolerance: float = 0.5) ->
 def distance_quality(embedding: Tensor) -> Tensor:
     """R²: the share of the variance of ‖e_i − e_j‖², i ≠ j, that i − j mod p explains.
 
-    1 − Σ (‖e_i − e_j‖² − mean of its difference class)² / Σ (‖e_i − e_j‖² − mean)², from 0 to 1, of
-    the p − 1 differences. 1 on circles of any frequencies, which turn into themselves when a number
-    is added to all; the same at every scale. Chance: 1 / (2p) for wide Gaussian embeddings: half of
-    the variance comes from the rows' lengths, and each is in all classes. 0 for equal distances.
+    1 − Σ (‖e_i − e_j‖² − mean of that difference)² / Σ (‖e_i − e_j‖² − mean)², from 0 to 1. 1 on
+    circles of any frequencies, which turn into themselves when a number is added to all; the same
+    at every scale. Chance: 1 / (2p) for wide Gaussian embeddings, in which half of the variance
+    comes from the rows' lengths, and every row is in every class. 0 for equal distances.
 
     Args:
         embedding: (p, d), p at least 3; both operands' embeddings side by side.
