@@ -3,6 +3,8 @@ PYTHON ?= python
 
 .PHONY: smoke check figures xor test slurm leaderboard
 
+# A path of the caller's, such as .venv/bin/python, is looked up from here, not from the folder of the runs.
+smoke: override PYTHON := $(if $(findstring /,$(PYTHON)),$(abspath $(PYTHON)),$(PYTHON))
 smoke: ## every script, tiny, on the CPU
 	cd $$(mktemp -d) \
 	&& PYTHONPATH=$(CURDIR)/tests $(PYTHON) -c "import helpers; helpers.write_cifar(helpers.Path('data'))" \

@@ -4,6 +4,7 @@ import dataclasses
 import re
 import shutil
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy
 import pytest
@@ -143,6 +144,15 @@ def test_the_gallery_has_the_first_words_of_a_verdict():
     row = page.shown("Figure 4", "xor_grokking", "none.png", "python xor_grokking.py")
     assert row.endswith("| *a*: partly, n = 3: a half | `python xor_grokking.py` |")
     assert page.verdict("xor_grokking") == "partly, n = 3: a half; with the control"
+
+
+def test_a_picture_drawn_with_a_page_has_beneath_it_what_draws_it(monkeypatch):
+    asked = []
+    monkeypatch.setattr("lab.reports.figure_9.report", asked.append)
+    page = _Page(Pages(Path("results"), None, "", draw=True), "modular_addition")
+    page.drawn("figure_9", "none.png", "Figure 9", trainable_unembedding=True)
+    line = "python report.py figure_9 trainable_unembedding=True --out_dir results"
+    assert [request.typed for request in asked] == [line]
 
 
 @pytest.fixture
