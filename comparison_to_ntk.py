@@ -5,6 +5,7 @@ the binary cross-entropy (Section 4.1). Claims: ⟨x, μ_x⟩ changes exactly as
 kernel says (Theorem 9), and alignment stops rising once the norm of the centroid grows.
 
     python comparison_to_ntk.py                       # Figure 3, a minute
+    python comparison_to_ntk.py --jr 1.0              # control: the norm kept low by GrokAlign
     python comparison_to_ntk.py --output_scale 0.25   # a network of Figure 10
     python sweep.py configs/figure_10.yaml            # all fifty of them, 25 min of one core
     python report.py figure_10                        # Figure 10, from finished runs
@@ -28,7 +29,7 @@ from lab.data.images import ImageOptions
 from lab.drawings.regime import regime_figure
 from lab.measures.kernels import relu_kernel_row
 from lab.networks.mlp import relu_mlp
-from utils import Centroids
+from utils import Centroids, JacobianRegulariser
 
 
 @dataclass
@@ -39,6 +40,9 @@ class Options(ImageOptions):
     depth: int = option(2, "layers of weights", least=2)
     init_scale: float = option(1.0, "factor on all initial weights", above=0)
     output_scale: float = option(1.0, "factor on the output", above=0)
+    jr: float = option(
+        0.0, "weight of the Jacobian regulariser, λ_Jac, which Theorem 9 leaves out", least=0
+    )
     lr: float = option(0.01, "learning rate of full-batch gradient descent", above=0)
     steps: int = option(4000, "full-batch updates", least=0)
     dtype: str = option("float64", "precision of training", choices=("float32", "float64"))
@@ -75,7 +79,7 @@ def train(run: Run, o: Options, data: images.Images) -> None:
     network = Network(o, x.shape[1]).to(x)
     parameters = dict(network.named_parameters())
     optimiser = torch.optim.SGD(parameters.values(), lr=o.lr)
-    loss_fn = binary_cross_entropy_with_logits
+    loss_fn, regulariser = binary_cross_entropy_with_logits, JacobianRegulariser(network)
     followed = int((y == 1).nonzero()[0])  # labelled 1, so that its inner product rises
     point, centroids = x[followed : followed + 1], Centroids(network)
 
@@ -113,7 +117,8 @@ def train(run: Run, o: Options, data: images.Images) -> None:
     begun = {"rate": rate().item(), "reciprocal_norm": reciprocal}  # of the initial network, for
     begun["reciprocal_norm_official"] = reciprocal * o.output_scale  # Figure 10
     for step in training(run, measure, network=network, optimiser=optimiser):
-        loss = loss_fn(network(x), y)
+        outputs, norm = regulariser.outputs_and_norm(x) if o.jr > 0 else (network(x), 0.0)
+        loss = loss_fn(outputs, y) + o.jr * norm
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -100,6 +100,8 @@ def train(run: Run, o: Options) -> None:
     optimiser = torch.optim.SGD(parameters, lr=o.lr, weight_decay=o.weight_decay, fused=True)
     regulariser, centroids = JacobianRegulariser(network), Centroids(network)  # exact: one output
     followed = int((y == 1).nonzero()[0]) if (y == 1).any() else 0
+    # Share of a test point's length in the coordinates: in the span it is cut, no centroid is.
+    shown = x_test.norm(dim=1) / (SIGNAL + (o.p - SIGNAL) * o.epsilon**2) ** 0.5
 
     def measure(step: int) -> dict[str, torch.Tensor]:
         outputs, of_training = network(x), centroids(x)
@@ -117,6 +119,7 @@ def train(run: Run, o: Options) -> None:
             "inner_product_of_point": of_training.inner_products[followed],
             "alignment_of_point": of_training.alignments[followed],
             "alignment": (y * of_training.alignments).mean(),
+            "test_alignment": (y_test * shown * centroids(x_test).alignments).mean(),
         }
 
     for step in training(run, measure, network=network, optimiser=optimiser):

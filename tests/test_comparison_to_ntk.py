@@ -67,6 +67,15 @@ def test_rate_is_the_measured_change(output_scale):
             assert m["inner_product_difference"][i] == pytest.approx(change, rel=1e-9)
 
 
+def test_the_regulariser_holds_the_norm_of_the_centroid_down():
+    ends = []
+    for jr in (0.0, 1.0):
+        assert main(*TINY, "--steps", 200, "--jr", jr, "--name", f"jr{jr}") == 0
+        ends.append(read_metrics(f"runs/comparison_to_ntk/jr{jr}")["centroid_norm_of_point"])
+    assert ends[0][0] == ends[1][0]  # one initial network
+    assert ends[1][-1] < 0.7 * ends[0][-1]
+
+
 @pytest.mark.parametrize("depth", [2, 3])
 def test_kernel_row_against_per_sample_gradients(depth):
     network = relu_mlp([6, *[9] * (depth - 1), 1], generator(0))

@@ -15,7 +15,7 @@ TINY = ("--p", 400, "--n", 24, "--width", 16)
 COLUMNS = (
     "step,loss,train_accuracy,test_accuracy,accuracy_at_0.2,accuracy_at_0.4,accuracy_at_0.6,"
     "accuracy_at_0.8,accuracy_at_1.0,centroid_norm_of_point,inner_product_of_point,alignment_of_point,"
-    "alignment"
+    "alignment,test_alignment"
 )
 main = main_of(xor_grokking)
 
