@@ -3,7 +3,7 @@
 The reference is written out below: a DataLoader with two workers over torchvision's transforms,
 autograd, and a forward pass of its own for the regulariser.
 Ours is the loop of accelerating_grokking.py, with the regulariser of `utils.py` and its drop-in,
-`lab/fast/relu_norm.py`. Then what an update of each row of Table 1 costs.
+`lab/fast/relu_norm.py`. What an update of each method costs: benchmarks/costs_of_table_1.py.
 
     python benchmarks/accelerating_epoch.py [--dtype float64]
 
@@ -19,7 +19,6 @@ matrix rate; the reference takes 15 and 9 times as long. An update of Figure 7 4
 """
 
 import sys
-import tempfile
 import time
 from functools import partial
 from pathlib import Path
@@ -31,12 +30,9 @@ from torchvision import transforms
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import accelerating_grokking as script
 from benchmarks.timing import command_line, in_turns, settle, table
 from lab.bench.draws import Batches
-from lab.bench.runs import Run
 from lab.bench.seeds import generator
-from lab.data import images
 from lab.fast.relu_norm import ReluRegulariser
 from lab.networks.mlp import relu_mlp
 from utils import JacobianRegulariser
@@ -45,16 +41,6 @@ KINDS = {"autograd": JacobianRegulariser, "drop-in": ReluRegulariser}
 POINTS, BATCH, JR, WARM_UP = 1024, 256, 1e-3, 25  # epochs
 ROUNDS, REFERENCE_ROUNDS = 15, 5
 FIGURE_7 = 196  # points of an update
-METHODS = {
-    "baseline": {},
-    "GrokAlign": {"jr": JR},
-    "GrokAlign by autograd": {"jr": JR, "autograd": True},
-    "exact norm on a quarter": {"jr": JR, "num_projections": "exact", "jr_fraction": 0.25},
-    "Grokfast": {"grokfast": True},
-    "noise on the inputs": {"adv_training": True},
-    "Muon": {"optimiser": "muon"},
-}
-UPDATES, TURNS = 40, 3
 KEPT = "drop-in, denormals kept"
 cross_entropy, mse_loss = torch.nn.functional.cross_entropy, torch.nn.functional.mse_loss
 
@@ -155,31 +141,10 @@ def update_of_figure_7(pixels, y, level):
     return update
 
 
-def rows_of_table_1(pixels, y, dtype):
-    """Prints what an update of accelerating_grokking.py costs, by the seconds its runs count."""
-    x = points_of(pixels, getattr(torch, dtype))
-    data = images.Images(x, y, x, y)
-    taken = {name: [] for name in METHODS}
-    with tempfile.TemporaryDirectory() as folder:
-        for turn in range(TURNS):  # in turns, as above
-            for name, options in METHODS.items():
-                o = script.Options(
-                    steps=UPDATES, num_logs=2, check_every=UPDATES, stop_at=None, device="cpu",
-                    out_dir=folder, name=f"{name} {turn}", dtype=dtype, quiet=True, **options,
-                )  # fmt: skip
-                run = Run("accelerating_grokking", o)
-                script.train(run, o, data)
-                taken[name].append(1e3 * run.seconds / UPDATES)
-    least = {name: min(times) for name, times in taken.items()}
-    print("\nmilliseconds an update, least of runs   CPU    ratio")
-    for name, time_taken in least.items():
-        print(f"{name:35} {time_taken:7.2f} {time_taken / least['baseline']:8.2f}")
-
-
 def main(argv=None):
     """Prints milliseconds an epoch and an update, ratios, and shares of the matrix rate."""
     parser = command_line(__doc__)
-    text = "precision of the epochs and of Table 1's rows (default: float32)"
+    text = "precision of the epochs (default: float32)"
     parser.add_argument("--dtype", default="float32", choices=("float64", "float32"), help=text)
     o = parser.parse_args(argv)
     dtype, threads = getattr(torch, o.dtype), torch.get_num_threads()
@@ -221,7 +186,6 @@ def main(argv=None):
     levels = {"without the term": None, "with it": 0.0}
     updates = {name: update_of_figure_7(pixels, y, level) for name, level in levels.items()}
     table(f"Figure 7's update, {FIGURE_7} points, float32", in_turns(updates, ROUNDS))
-    rows_of_table_1(pixels, y, o.dtype)
 
 
 if __name__ == "__main__":

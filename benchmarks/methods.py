@@ -8,7 +8,6 @@ updates, so that what else the machine does falls on all alike; a number is the 
 of this thread's own time.
 """
 
-import argparse
 import sys
 from functools import partial
 from pathlib import Path
@@ -17,9 +16,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.timing import command_line, in_turns, settle
+from benchmarks.timing import command_line, in_turns, settle, writable_folder
 from lab.bench.cli import script
-from lab.bench.errors import UserError, reason
+from lab.bench.errors import UserError
 from lab.bench.files import write_rows
 from lab.methods.interface import methods
 from lab.methods.tasks import TASKS
@@ -61,23 +60,14 @@ def costs(name):
     return in_turns({m: partial(training, UPDATES) for m, training in trainings.items()}, TURNS)
 
 
-def folder(text):
-    """The folder that a command line names, made if it is not there."""
-    try:
-        Path(text).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise argparse.ArgumentTypeError(
-            f"takes a folder to write to; {text}: {reason(error)}"
-        ) from None
-    return Path(text)
-
-
 @script
 def main(argv=None):
     """Prints milliseconds and ratios to AdamW, and writes the milliseconds."""
     parser = command_line(__doc__)
     text = "folder of costs.csv (default: runs/accelerate)"
-    parser.add_argument("folder", nargs="?", type=folder, default="runs/accelerate", help=text)
+    parser.add_argument(
+        "folder", nargs="?", type=writable_folder, default="runs/accelerate", help=text
+    )
     path, rows = parser.parse_args(argv).folder / "costs.csv", []
     settle()
     print(f"torch {torch.__version__}, 1 thread, float32; milliseconds an update, ratio to AdamW")

@@ -12,13 +12,14 @@ import argparse
 import math
 import time
 from collections.abc import Callable, Hashable
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from lab.bench.errors import UserError
+from lab.bench.errors import UserError, reason
 from lab.bench.memory import keep_freed_memory
 from lab.bench.shared import Shared
 from lab.bench.takes import Takes
@@ -99,6 +100,17 @@ def present_device(text: str) -> str:
         return str(Shared(device=text).torch_device())
     except UserError as error:
         raise argparse.ArgumentTypeError(str(error).removeprefix("--device ")) from None
+
+
+def writable_folder(text: str) -> Path:
+    """The folder that a command line names, made if it is not there."""
+    try:
+        Path(text).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise argparse.ArgumentTypeError(
+            f"takes a folder to write to; {text}: {reason(error)}"
+        ) from None
+    return Path(text)
 
 
 def settle() -> None:

@@ -179,7 +179,19 @@ def test_figure_10_is_drawn_from_finished_runs(capsys):
     for name, label in labels.items():
         logs = numpy.log(numpy.abs([n[name] for n in networks]))
         against = (numpy.corrcoef(logs, y)[0, 1] for y in (largest, numpy.log(numpy.abs(rate))))
-        assert table[label] == [*(f"{r:.3f}".replace("-", "−") for r in against), "5"]
+        found = [table[label][i] for i in (0, 3)]
+        assert found == [f"{r:.3f}".replace("-", "−") for r in against]
+        assert (table[label][1] == "–") == (label == "rate") and table[label][-1] == "5"
+
+
+def test_a_partial_correlation_takes_out_what_goes_with_the_third():
+    rng = numpy.random.default_rng(0)
+    one, other, given = rng.standard_normal((3, 40))
+    one, other = one + 3 * given, other + 2 * one - given
+    r = numpy.corrcoef([one, other, given])
+    expected = (r[0, 1] - r[0, 2] * r[1, 2]) / ((1 - r[0, 2] ** 2) * (1 - r[1, 2] ** 2)) ** 0.5
+    assert figure_10.correlation(one, other, given) == f"{expected:.3f}".replace("-", "−")
+    assert figure_10.correlation(one, other, one) == "–"  # nothing is left of it
 
 
 def test_figure_10_reads_the_grid_that_older_code_trained_at_once(tmp_path, capsys):
@@ -201,7 +213,7 @@ def test_figure_10_reads_the_grid_that_older_code_trained_at_once(tmp_path, caps
     networks = figure_10.networks(folder.parent, {"dataset": "digits", "points": 60, "steps": 5})
     assert networks == [run, {**old[1], "reciprocal_norm_official": 4.0}]
     assert report.main(["figure_10", *WORDS]) == 0
-    assert "| scaled | – | – | 2 |" in capsys.readouterr().out
+    assert "| scaled | – | – | – | – | 2 |" in capsys.readouterr().out
 
 
 def test_figure_10_of_the_committed_networks():

@@ -20,7 +20,7 @@ from lab.data.modular import modular_addition
 from lab.measures import fourier, orders
 from lab.networks.modular_mlp import ModularMLP
 from lab.reports import phase_diagram
-from lab.reports._values import Runs
+from lab.reports._groups import Runs
 
 SCRIPT = "order_parameters.py"
 TINY = ("--p", 11, "--width", 16, "--num_logs", 12, "--device", "cpu")

@@ -16,9 +16,10 @@ from lab.bench.options import option
 from lab.bench.shared import Shared
 from lab.bench.statistics import Finished, arrival, finished_runs
 from lab.reports._columns import Columns
+from lab.reports._groups import Runs
 from lab.reports._pages import TEMPLATES, Pages, _Page
 from lab.reports._rows import Rows
-from lab.reports._values import Runs, Values
+from lab.reports._values import Values
 
 RESULTS = ROOT / "results"
 # Where a decimal number may stand in a template: expressions, code, links, names of papers.
@@ -68,6 +69,8 @@ def test_numbers_as_text():
     assert (Values((6.0, 8.0)) / Values((2.0, 4.0))).numbers == (3.0, 2.0)
     shared = Values((6.0, 8.0), seeds=(0, 2)) / Values((1.0, 4.0, 5.0), seeds=(1, 2, 3))
     assert (shared.numbers, shared.seeds) == ((2.0,), (2,))
+    assert (Values((2.0, 8.0)) / Values((1.0, 1.0))).interval(".0f").startswith("4 [0, ")
+    assert (Values((2.0, 8.0)) / 1.0).interval(".0f").startswith("5 [")  # no ratio of runs
     assert (Values((6.0, None)) / Values((2.0, 4.0), (9.0, 9.0))).interval() == "3 in 1 of 2"
     assert Columns(Values((1,)), Values((2,))).span() == "1 | 2"
     two = Columns(runs_of([0.0, 0.5, 1.0]), runs_of([0.0, 0.2, 0.4]))

@@ -318,3 +318,9 @@ def test_an_interval_is_students():
     assert interval([1.0, 2.0, 3.0]) == "2.00 [-0.48, 4.48]"
     assert interval([2.0]) == "2.00"
     assert interval([]) == "–"
+
+
+def test_an_interval_of_ratios_is_that_of_their_logarithms():
+    # Logarithms of base 2 are −1, 0, 1, whose interval is 2.48 wide to either side.
+    assert interval([0.5, 1.0, 2.0], ratio=True) == "1.00 [0.18, 5.59]"
+    assert interval([2.0], ratio=True) == "2.00"

@@ -107,19 +107,23 @@ def arrival(steps: Sequence[float | None], ends: Sequence[float], form: str = ",
     return f"{median} [{first}, {last}] ({counted})"
 
 
-def interval(values: Sequence[float], form: str = ".2f") -> str:
+def interval(values: Sequence[float], form: str = ".2f", ratio: bool = False) -> str:
     """`7.56 [6.74, 8.38]`, the mean and its 95 % interval by Student's t; – of no value.
 
     Of a single value there is no interval, and of runs that never arrive no mean: count them
-    beside it.
+    beside it. Of ratios it is the geometric mean and the interval that the logarithms have, which
+    holds no negative ratio, and in which twice as fast is as far from 1 as half as fast.
     """
     if not values:
         return "–"
-    mean = statistics.fmean(values)
     if len(values) == 1:
-        return format(mean, form)
-    half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
-    return f"{mean:{form}} [{mean - half:{form}}, {mean + half:{form}}]"
+        return format(values[0], form)
+    numbers = [math.log(value) for value in values] if ratio else list(values)
+    mean, spread = statistics.fmean(numbers), statistics.stdev(numbers)
+    half = stats.t.ppf(0.975, len(numbers) - 1) * spread / math.sqrt(len(numbers))
+    found = [mean, mean - half, mean + half]
+    mean, low, high = map(math.exp, found) if ratio else found
+    return f"{mean:{form}} [{low:{form}}, {high:{form}}]"
 
 
 def markdown(rows: Sequence[Row]) -> str:

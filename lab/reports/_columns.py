@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from lab.reports._values import Runs, Values
+from lab.reports._groups import Runs
+from lab.reports._values import Values
 
 
 class Columns:

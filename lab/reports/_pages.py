@@ -5,7 +5,7 @@ A template `templates/<script>.md` becomes `<out_dir>/<script>/README.md`, `inde
 
     runs(jr=1.0), runs(script="sparse_parity", n=40)   finished runs, all other options at default
     run("pert2")                                       one run by its name
-    {{ runs().end("alignment").span(".2f") }}          a number of each: lab/reports/_values.py
+    {{ runs().end("alignment").span(".2f") }}          a number of each: lab/reports/_groups.py
     {% set both = columns(runs(), runs(jr=1.0)) %}     | {{ both.end("loss").span() }} | as columns
     {{ 40000 | n }}                                    40,000
     {{ table("table_1", "speed_ups", dtype="float32") }}   rows of a report
@@ -39,8 +39,8 @@ from lab.bench.statistics import Finished, Row, all_finished, finished_runs, mar
 from lab.bench.sweeps import Job
 from lab.reports import Request
 from lab.reports._columns import Columns
+from lab.reports._groups import Runs
 from lab.reports._rows import NOT_RUN, Rows
-from lab.reports._values import Runs
 
 TEMPLATES = Path(__file__).with_name("templates")
 SPECIAL = ("index", "readme")  # made last: they quote the others' claims

@@ -112,23 +112,35 @@ def readings(value: Values, depth: int) -> list[Row]:
 def correlations(value: Values) -> list[Row]:
     """Of the largest alignment with the logarithms of what is known at the start.
 
-    That is the mean of 1 / ‖μ‖, and the first rate of change, with which the norm goes together.
+    That is the mean of 1 / ‖μ‖, and the first rate of change, with which the norm goes together:
+    hence the partial correlations at an equal rate and at an equal (scaled) norm.
     """
     logs = {name: numpy.log(abs(value[name])) for name in BEGUN}
     labels = {"reciprocal_norm": "scaled", "reciprocal_norm_official": "official", "rate": "rate"}
-
-    def correlation(one: numpy.ndarray, other: numpy.ndarray) -> str:
-        return signed(f"{numpy.corrcoef(one, other)[0, 1]:.3f}") if len(one) > 2 else "–"
-
+    largest, rate, norm = value["max_alignment"], logs["rate"], logs["reciprocal_norm"]
     return [
         {
             "norm": label,
-            "correlation": correlation(logs[name], value["max_alignment"]),
-            "correlation with the rate": correlation(logs[name], logs["rate"]),
-            "networks": str(len(logs[name])),
+            "correlation": correlation(logs[name], largest),
+            "at an equal rate": correlation(logs[name], largest, rate),
+            "at an equal norm": correlation(logs[name], largest, norm),
+            "correlation with the rate": correlation(logs[name], rate),
+            "networks": str(len(largest)),
         }
         for name, label in labels.items()
     ]
+
+
+def correlation(
+    one: numpy.ndarray, other: numpy.ndarray, given: numpy.ndarray | None = None
+) -> str:
+    """Pearson's, or a partial one: of what is left when each is fitted by a given third."""
+    if len(one) < 4 or given is one:
+        return "–"
+    if given is not None:
+        beside = numpy.stack([given, numpy.ones_like(given)], axis=1)
+        one, other = (y - beside @ numpy.linalg.lstsq(beside, y)[0] for y in (one, other))
+    return signed(f"{numpy.corrcoef(one, other)[0, 1]:.3f}")
 
 
 def figure(value: Values, typed: str) -> Figure:

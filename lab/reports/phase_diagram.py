@@ -18,7 +18,8 @@ from matplotlib.figure import Figure
 from lab.bench import plots
 from lab.bench.statistics import Finished, Row, markdown
 from lab.reports import Request
-from lab.reports._values import Runs, Values
+from lab.reports._groups import Runs
+from lab.reports._values import Values
 from lab.reports._words import runs_in, save
 
 SCRIPT = "order_parameters"

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy
 from scipy import stats
@@ -10,12 +14,14 @@ from scipy import stats
 from lab.bench import plots
 from lab.bench.files import first_step
 from lab.bench.levels import GENERALISED as END
-from lab.bench.statistics import Finished, Row, markdown
+from lab.bench.statistics import Finished, Row, interval, markdown
 from lab.reports import Request
-from lab.reports._values import NOT_RUN, Runs, Values
+from lab.reports._groups import Runs
+from lab.reports._rows import NOT_RUN
 from lab.reports._words import runs_in, save
 
 SCRIPT = "accelerating_grokking"
+COSTS = "costs.csv"  # beside the runs: what an update of each kind costs, measured in turns
 BEGIN = 0.20  # test accuracy that begins the grokking phase, which END ends
 LEVELS = (0.70, 0.75, 0.80, 0.82, 0.84, END)
 LOSSES = {"CrossEntropy": "cross-entropy", "MSE": "squared error"}
@@ -101,11 +107,15 @@ def groups_of(request: Request) -> Groups:
     groups: Groups = {} if request.words else {row: {} for row in PAPER}
     for runs in runs_in(request, SCRIPT, "loss_fn", *METHOD):
         config = runs[0].config
-        differing = {key: config[key] for key, default in METHOD.items() if config[key] != default}
-        method = ",".join(k if v is True else f"{k}={v}" for k, v in differing.items())
-        groups[config["loss_fn"], method] = {run.config["seed"]: run for run in runs}
+        groups[config["loss_fn"], method_of(config)] = {run.config["seed"]: run for run in runs}
     order = [*PAPER, *groups]
     return {row: groups[row] for row in sorted(groups, key=lambda r: (r[0], order.index(r)))}
+
+
+def method_of(config: Mapping[str, Any]) -> str:
+    """What tells a run's row of Table 1 from the baseline, by its options: `jr=0.001`."""
+    differing = {key: config[key] for key, default in METHOD.items() if config[key] != default}
+    return ",".join(k if v is True else f"{k}={v}" for k, v in differing.items())
 
 
 def speed_ups(groups: Groups) -> list[Row]:
@@ -183,7 +193,7 @@ def of(runs: Seeds) -> Runs:
 
 
 def speed_up(baseline: Seeds, runs: Seeds, what: str, level: float = END) -> str:
-    """How many times sooner than the baseline of the same seed: mean and 95 % interval.
+    """How many times sooner than the baseline of the same seed: geometric mean, 95 % interval.
 
     A run that never came to the level took longer than it lasted, which bounds its ratio on one
     side. Where there is such a run, the median of the ratios, as far as it is known, and its
@@ -191,13 +201,15 @@ def speed_up(baseline: Seeds, runs: Seeds, what: str, level: float = END) -> str
     """
     least, most = [], []
     for seed in sorted(baseline.keys() & runs.keys()):
-        slow, slow_came = taken(baseline[seed], what, level)
-        fast, fast_came = taken(runs[seed], what, level)
-        least.append(slow / fast if fast_came else 0.0)
-        most.append(slow / fast if slow_came else math.inf)
+        pair = baseline[seed], runs[seed]
+        slow, fast = (1.0, 1.0) if what == "steps" else paces(*pair)
+        (slow_steps, slow_came), (fast_steps, fast_came) = (taken(r, what, level) for r in pair)
+        ratio = slow * slow_steps / (fast * fast_steps)
+        least.append(ratio if fast_came else 0.0)
+        most.append(ratio if slow_came else math.inf)
     both = [low == high for low, high in zip(least, most, strict=True)]
     if all(both):
-        return Values(tuple(least)).interval(".2f")
+        return interval(least, ".2f", ratio=True) if both else NOT_RUN
     bounds = [numpy.median(least), numpy.median(most)]
     for sides, which in ((least, "low"), (most, "high")):
         bounds.append(getattr(stats.quantile_test(sides).confidence_interval(), which))
@@ -208,9 +220,27 @@ def speed_up(baseline: Seeds, runs: Seeds, what: str, level: float = END) -> str
 
 
 def taken(run: Finished, what: str, level: float) -> tuple[float, bool]:
-    """Steps, time or time of the phase until a test accuracy above a level, and whether it came."""
+    """Updates, or those of the phase, until a test accuracy above a level; whether it came."""
     end = first_step(run.metrics, "test_accuracy", level)
     steps = run.metrics["step"][-1] if end is None else end
     if what == "phase":
         steps -= first_step(run.metrics, "test_accuracy", BEGIN) or 0
-    return max(steps, 1) * (1 if what == "steps" else run.seconds_per_step()), end is not None
+    return max(steps, 1), end is not None
+
+
+def paces(*runs: Finished) -> list[float]:
+    """Milliseconds of an update of each: as measured together, else as the runs recorded them."""
+    kinds = [(c["dtype"], c["loss_fn"], method_of(c)) for c in (run.config for run in runs)]
+    measured = costs_in(runs[0].folder.parent / COSTS)
+    if all(kind in measured for kind in kinds):
+        return [measured[kind] for kind in kinds]
+    return [1000 * run.seconds_per_step() for run in runs]
+
+
+def costs_in(path: Path) -> dict[tuple[str, ...], float]:
+    """What benchmarks/accelerating_epoch.py measured, by precision, loss and method."""
+    if not path.exists():
+        return {}
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {(r["dtype"], r["loss_fn"], r["method"]): float(r["milliseconds"]) for r in rows}
