@@ -227,7 +227,7 @@ class Centroids(_Differentiation):
             centroids,
             (points * flat).sum(1),
             torch.linalg.vector_norm(flat, dim=1),
-            torch.nn.functional.cosine_similarity(points, flat, dim=1),
+            torch.nn.functional.cosine_similarity(_to_size_one(points), _to_size_one(flat), dim=1),
         )
 
 
@@ -287,6 +287,12 @@ def _recording() -> Iterator[None]:
     """Records gradients whatever the caller has switched off."""
     with torch.inference_mode(False), torch.enable_grad():
         yield
+
+
+def _to_size_one(vectors: Tensor) -> Tensor:
+    """Vectors (B, D) over their largest entries, since small ones have squares that vanish."""
+    largest = vectors.abs().amax(dim=1, keepdim=True)
+    return vectors / largest.clamp_min(torch.finfo(vectors.dtype).tiny)
 
 
 def _precision(values: Tensor) -> torch.dtype:

@@ -72,6 +72,13 @@ def test_a_damaged_run_says_nothing_of_the_time():
     assert found.seconds == 40 and [run.folder.name for run in found.like] == ["seed=1"]
 
 
+def test_what_is_replaced_begins_anew():
+    finished(1000, 40)
+    torch.save({"step": 1000}, job().folder / "checkpoint.pt")
+    assert estimate(job()).seconds == 0
+    assert estimate(job(overwrite=True)).seconds == 40
+
+
 def test_updates_that_are_saved_or_not_needed_do_not_count():
     finished(500, 50, seed=1)  # of 1,000: it stopped half-way, as with --stop_at
     assert estimate(job()).seconds == 50

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import inhibiting_generalisation
+import order_parameters
 from lab.bench import provenance, record
 from lab.bench.files import read_metrics
 from lab.bench.snapshots import moments_of
@@ -47,6 +48,17 @@ def test_a_recorded_run_is_rounded_and_can_be_rounded_again(capsys):
     before = (target / "metrics.csv").read_bytes()
     assert record.main([str(target)]) == 0
     assert (target / "metrics.csv").read_bytes() == before
+
+
+def test_states_that_are_single_tensors_are_recorded_as_well():
+    words = ["--p", "7", "--width", "8", "--steps", "30", "--device", "cpu", "--name", "one"]
+    assert order_parameters.main(words) == 0
+    folder = Path("runs/order_parameters/one")
+    assert record.main([str(folder), "--weights"]) == 0
+    kept, recorded = (moments_of(f) for f in (folder, Path("results/order_parameters/one")))
+    assert kept and list(kept) == list(recorded)
+    assert torch.is_tensor(kept["0"].kept)
+    assert torch.equal(recorded["0"].kept, kept["0"].kept.float())
 
 
 def test_what_is_no_finished_run_is_refused(capsys, tmp_path):

@@ -253,6 +253,13 @@ def _tensors(result):
     return result if isinstance(result, tuple) else (result,)
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e12])
+def test_alignment_is_an_angle_whatever_the_size_of_the_jacobian(scale):
+    x = torch.randn(4, 5)
+    aligned = Centroids(lambda z: scale * (z**2).sum(1))(x).alignments
+    torch.testing.assert_close(aligned, torch.ones(4))
+
+
 def test_an_input_from_a_graph_stays_connected():
     embedding = nn.Embedding(9, 4).double()
     model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)).double()

@@ -128,7 +128,8 @@ def estimate(
             if like:
                 share = fmean(run.updates / (run.config["steps"] or run.updates) for run in like)
                 updates = job.options.steps * share or fmean(run.updates for run in like)
-                left = max(updates - _made(job.folder), 0)
+                made = 0 if job.options.overwrite else _made(job.folder)
+                left = max(updates - made, 0)
                 seconds = left * fmean(run.seconds / run.updates for run in like)
                 return Estimate(seconds, like, free is None)
     return None

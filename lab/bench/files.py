@@ -178,7 +178,7 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     """A run's config.yaml; raises UserError if there is none or it is damaged."""
     path = Path(folder) / "config.yaml"
     try:
-        config = read_yaml(path)
+        config = {"draws": "device", **read_yaml(path)}  # as code did that had no such option
         made_by = config["provenance"]
         if not (
             all(isinstance(made_by[key], str) for key in ("device", "command"))

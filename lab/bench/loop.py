@@ -75,7 +75,7 @@ def training(
     # The smallest trained tensor, which a loss that is not finite spoils at once.
     watched = sorted((p for p in _parameters(state) if p.requires_grad), key=torch.Tensor.numel)[:1]
     graphs = Graphs(run, state, variant)
-    step, seconds, saved_at = run.step, run.seconds, time.monotonic()
+    step, saved_at = run.step, time.monotonic()
     # On a CPU this thread's own time, which other work on the machine hardly changes; elsewhere
     # the time that passes, since an accelerator works on its own.
     clock = time.thread_time if run.device.type == "cpu" else time.monotonic
@@ -85,7 +85,7 @@ def training(
             if run.device.type == "cuda" and (done or due or received or step in measured):
                 began = clock()  # of what the updates have left to do there
                 torch.cuda.synchronize(run.device)
-                seconds += clock() - began
+                run.seconds += clock() - began
             if step in measured and not (run.rows and run.rows[-1]["step"] == step):
                 try:
                     with torch.no_grad():
@@ -102,7 +102,7 @@ def training(
             if done or due or received:
                 if not _finite(_parameters(state)):
                     raise _not_finite(run, f"a weight is not finite at step {step}")
-                run.save(step, seconds, state, finished=done)
+                run.save(step, run.seconds, state, finished=done)
                 saved_at = time.monotonic()
             if done:
                 return
@@ -121,7 +121,7 @@ def training(
             # Elsewhere than on a CPU, reading a number waits for the device.
             if (run.device.type == "cpu" or step % 100 == 99) and not _finite(watched):
                 raise _not_finite(run, f"a weight is not finite after the update of step {step}")
-            seconds += clock() - began
+            run.seconds += clock() - began
             step += 1
             progress.update()
 

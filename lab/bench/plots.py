@@ -25,15 +25,11 @@ WORDS = {
 }  # fmt: skip
 STYLE = {
     "figure.dpi": 120,
-    "savefig.dpi": 160,
     "font.size": 11,
     "axes.grid": True,
     "grid.alpha": 0.3,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "lines.linewidth": 2.0,
-    "legend.fontsize": 9,
-    "legend.framealpha": 0.9,
 }
 
 

@@ -67,7 +67,8 @@ def record(folder: Path, root: Path, weights: bool = False, pictures: bool = Fal
         replace(target / name, lambda file, content=content: file.write(content))
     if weights:
         for name, moment in moments_of(folder).items():
-            kept = {key: value.float() for key, value in moment.kept.items()}
+            kept, single = moment.kept, torch.is_tensor(moment.kept)
+            kept = kept.float() if single else {k: v.float() for k, v in kept.items()}
             content = {"step": moment.step, "kept": kept}
             replace(
                 target / f"moment_{name}.pt",

@@ -144,6 +144,7 @@ class Run:
             if config.exists() and not self.options.overwrite:
                 self._continue()
                 return
+            made_by = provenance(self.device)  # takes a while, and nothing may be lost in it
             if config.exists():  # so that it is a run, and ours to replace
                 self._clear()
             elif strangers := sorted({path.name for path in self.folder.iterdir()} - {".lock"}):
@@ -152,7 +153,7 @@ class Run:
                     "choose another --name or --out_dir"
                 )
             options = {**vars(self.options), "overwrite": False}
-            self._config = {**options, "provenance": provenance(self.device)}
+            self._config = {**options, "provenance": made_by}
             self._write_config()
         except OSError as error:
             raise UserError(
@@ -169,17 +170,16 @@ class Run:
 
     def _continue(self) -> None:
         self._config = read_config(self.folder)
-        there = {"draws": "device", **self._config}  # as code did that had no such option
         ours = self.options.identity()
-        if lacking := [f"--{key}" for key in ours if key not in there]:
+        if lacking := [f"--{key}" for key in ours if key not in self._config]:
             raise UserError(
                 f"{self.folder}/config.yaml lacks {', '.join(lacking)}, without which nobody knows "
                 "what the run computed; choose another --name, or give --overwrite to replace it"
             )
         differing = [
-            f"{key}: {there[key]} there, {value} here"
+            f"{key}: {self._config[key]} there, {value} here"
             for key, value in ours.items()
-            if there[key] != (list(value) if isinstance(value, tuple) else value)
+            if self._config[key] != (list(value) if isinstance(value, tuple) else value)
         ]
         if differing:
             raise UserError(

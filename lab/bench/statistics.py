@@ -64,11 +64,11 @@ def finished_runs(
     free = tuple(free)
     wanted = {**options().identity(), **fixed}
     known = {*options.__dataclass_fields__, *WRITTEN_BY_RUNS}  # a run of other options is another
-    same = {k: v for k, v in wanted.items() if k not in (*free, "seed")}
+    same = {k: v for k, v in wanted.items() if k not in free and (k != "seed" or k in fixed)}
     same |= {k: list(v) for k, v in same.items() if isinstance(v, tuple)}  # as YAML reads them
     groups: dict[tuple[Any, ...], dict[int, Finished]] = defaultdict(dict)
     for run in all_finished(runs) if isinstance(runs, Path) else runs:
-        if run.config.keys() <= known and all(
+        if {*free, "seed"} <= run.config.keys() <= known and all(
             run.config.get(key) == value for key, value in same.items()
         ):
             groups[tuple(run.config[name] for name in free)][run.config["seed"]] = run

@@ -105,10 +105,7 @@ class _Page:
         groups = finished_runs(self._pages.finished(name), of_script, (), **options)
         if unknown := options.keys() - of_script().identity().keys():
             raise UserError(f"{name}.py has no option --{min(unknown)}")
-        group = groups.get((), {})
-        if "seed" in options:
-            group = {seed: run for seed, run in group.items() if seed == options["seed"]}
-        return Runs(run for _, run in sorted(group.items()))
+        return Runs(run for _, run in sorted(groups.get((), {}).items()))
 
     def run(self, name: str, script: str | None = None) -> Runs:
         of_script = self._pages.finished(script or self._name)

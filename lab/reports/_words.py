@@ -85,14 +85,9 @@ def runs_in(request: Request, script: str, *free: str) -> list[list[Finished]]:
     """
     options = request.script(script).Options
     given = options_in(request, options)
-    seed = given.pop("seed", None)
     free = tuple(name for name in free if name not in given)
     groups = finished_runs(request.out_dir / script, options, free, **given)
-    of_seed = {
-        key: [run for number, run in sorted(runs.items()) if seed in (None, number)]
-        for key, runs in groups.items()
-    }
-    keys = sorted(filter(of_seed.get, of_seed), key=lambda key: [(v is None, v) for v in key])
-    if not keys:
+    if not groups:
         raise none_there(request, script)
-    return [of_seed[key] for key in keys]
+    keys = sorted(groups, key=lambda key: [(v is None, v) for v in key])
+    return [[run for _, run in sorted(groups[key].items())] for key in keys]

@@ -28,7 +28,6 @@ def report(request: Request) -> None:
     """
     options, folder = request.script(SCRIPT).Options, request.out_dir / SCRIPT
     given = options_in(request, options)
-    seed = given.pop("seed", None)
     wanted = {"penalty_form": "mean"} | {name: given.pop(name) for name in FREE if name in given}
     curves: dict[str, list[Metrics]] = {}
     for key, runs in sorted(finished_runs(folder, options, FREE, **given).items()):
@@ -37,9 +36,8 @@ def report(request: Request) -> None:
         if weight and any(o[name] != value for name, value in wanted.items()):
             continue
         graph = next((graph for graph in CONTROLS if o[graph]), "true_torus").replace("_", " ")
-        of_seeds = [run.metrics for each, run in sorted(runs.items()) if seed in (None, each)]
-        if of_seeds:
-            curves[f"{graph}, {weight:g}" if weight else "no penalty"] = of_seeds
+        name = f"{graph}, {weight:g}" if weight else "no penalty"
+        curves[name] = [run.metrics for _, run in sorted(runs.items())]
     if not curves:
         raise none_there(request, SCRIPT)
     rows = []
