@@ -61,7 +61,7 @@ class Options(CifarOptions):
         choices=(*ATTACKS, "none"),
     )
     attack_epsilon: float = option(
-        4 / 255, "largest change of a pixel in [0, 1], by default 4/255", above=0, needs=ATTACKED
+        4 / 255, "largest change of a pixel in [0, 1]; 4/255", above=0, most=1, needs=ATTACKED
     )
     attack_points: int = option(1024, "first test points attacked", least=1, needs=ATTACKED)
     num_attacks: int = option(32, "attacks while training, log-spaced", least=2, needs=ATTACKED)

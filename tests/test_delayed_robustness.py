@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy
 import pytest
 import torch
-import yaml
 from torch import nn
 
 import delayed_robustness
@@ -305,10 +304,10 @@ def test_the_figures_show_both_attacks(attack, columns, monkeypatch):
     assert (RUNS / "attacked.png").exists()
 
 
-def test_an_epsilon_in_levels_is_warned_of():
-    with pytest.warns(UserWarning, match="larger than 1, the whole range of a pixel"):
-        assert main(*QUICK, "--attack_epsilon", 4, "--steps", 0) == 0
-    assert yaml.safe_load(next(RUNS.glob("*/config.yaml")).read_text())["attack_epsilon"] == 4.0
+def test_an_epsilon_in_levels_is_refused(capsys):
+    assert main(*QUICK, "--attack_epsilon", 4, "--steps", 0) == 2
+    takes = "--attack_epsilon takes a number above 0 and of at most 1, got '4'"
+    assert takes in capsys.readouterr().err and not RUNS.exists()
 
 
 def test_damaged_images_are_named(capsys):
