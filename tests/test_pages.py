@@ -50,6 +50,8 @@ def test_numbers_of_runs():
     assert runs.at("a", runs.first("a", 0.45)).numbers == (0.5, None)
     assert runs.most("a", until=10).numbers == (0.5, 0.2)
     assert runs.fewest("a", after=10).numbers == (0.5, 0.2)
+    assert runs.most_while("a", "step", 5).numbers == (1.0, 0.4)
+    assert runs.without(0).end("a").numbers == (0.4,)
     assert runs.step_of_most("a").numbers == (100, 100)
     assert runs.minutes().numbers == (2.0, 2.0)
     assert (runs.end("a") / runs.one(1).end("a")).numbers == (1.0,)
@@ -139,6 +141,15 @@ def test_a_claim_without_runs_has_no_verdict():
         assert page.claim("d", caller=lambda said=said: said) == "| d | not run yet |\n"
     said = "undecided, because with float64 not run yet"
     assert page.claim("e", caller=lambda: said) == f"| e | {said} |\n"
+
+
+def test_runs_beside_changes_are_counted():
+    pages = Pages(Path("nowhere"), None, "", draw=False)
+    runs = runs_of([0.0], [1.0], [0.5]).runs
+    for run, commit in zip(runs, ("abc", "abc+changes", None), strict=True):
+        run.config["provenance"] = {"commit": commit}
+    pages._finished["xor_grokking"] = runs
+    assert _Page(pages, "index").uncommitted() == 1
 
 
 def test_the_gallery_has_the_first_words_of_a_verdict():

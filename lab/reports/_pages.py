@@ -111,6 +111,12 @@ class _Page:
         of_script = self._pages.finished(script or self._name)
         return Runs(run for run in of_script if run.folder.name == name)
 
+    def uncommitted(self) -> int:
+        """The number of runs that were made beside changes which no commit has."""
+        names = (path.stem for path in TEMPLATES.glob("*.md") if path.stem not in SPECIAL)
+        runs = (run for name in names for run in self._pages.finished(name))
+        return sum("+changes" in str(run.config["provenance"].get("commit")) for run in runs)
+
     def cells(self, report: str, name: str, *words: str, **options: Any) -> Rows:
         """A table of a report, none if there are no runs."""
         module = importlib.import_module(f"lab.reports.{report}")
