@@ -146,8 +146,8 @@ def test_a_claim_without_runs_has_no_verdict():
 def test_runs_beside_changes_are_counted():
     pages = Pages(Path("nowhere"), None, "", draw=False)
     runs = runs_of([0.0], [1.0], [0.5]).runs
-    for run, commit in zip(runs, ("abc", "abc+changes", None), strict=True):
-        run.config["provenance"] = {"commit": commit}
+    for each, commit in zip(runs, ("abc", "abc+changes", None), strict=True):
+        each.config["provenance"] = {"commit": commit}
     pages._finished["xor_grokking"] = runs
     assert _Page(pages, "index").uncommitted() == 1
 
