@@ -55,6 +55,7 @@ def test_numbers_of_runs():
     assert runs.step_of_most("a").numbers == (100, 100)
     assert runs.minutes().numbers == (2.0, 2.0)
     assert (runs.end("a") / runs.one(1).end("a")).numbers == (1.0,)
+    assert (runs_of(*[[0.0]] * 4).seeds(), runs.without(0).seeds()) == ("seeds 0 to 3", "seed 1")
     assert (runs.option("lr"), runs.seeds(), runs.one(1).seeds()) == (0.1, "seeds 0, 1", "seed 1")
 
 

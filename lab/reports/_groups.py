@@ -133,9 +133,11 @@ class Runs:
         return self.runs[0].config[name] if self.runs else NOT_RUN
 
     def seeds(self) -> str:
-        """`seeds 0, 1, 2`, or `seed 0`."""
-        given = [str(run.config["seed"]) for run in self.runs]
-        return f"seed{'s' * (len(given) > 1)} {', '.join(given)}" if given else NOT_RUN
+        """`seed 0`, `seeds 0, 2`, or `seeds 0 to 9`."""
+        given = [run.config["seed"] for run in self.runs]
+        if len(given) > 3 and given == list(range(given[0], given[-1] + 1)):
+            return f"seeds {given[0]} to {given[-1]}"
+        return f"seed{'s' * (len(given) > 1)} {', '.join(map(str, given))}" if given else NOT_RUN
 
     def _of(self, measure: Callable[[dict[str, numpy.ndarray]], float]) -> Values:
         return self._values(float(measure(run.metrics)) for run in self.runs)
