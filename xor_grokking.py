@@ -47,7 +47,7 @@ SIGNAL = 2  # coordinates that carry the label
 PANELS = {
     "accuracy": ("test_accuracy", "train_accuracy"),
     "accuracy under noise": ("accuracy_at_0.2", "accuracy_at_0.6", "accuracy_at_1.0"),
-    "centroid alignment (mean)": ("alignment",),
+    "centroid alignment (mean)": ("alignment", "test_alignment"),
     "norm of a centroid": ("centroid_norm_of_point",),
 }
 
