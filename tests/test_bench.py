@@ -267,7 +267,7 @@ def test_a_name_that_is_no_folder_name_is_refused(parsed, name):
 
 
 @pytest.mark.parametrize(
-    ("steps", "num_logs"), [(0, 64), (1, 2), (7, 3), (1000, 64), (36_000, 128)]
+    ("steps", "num_logs"), [(0, 64), (1, 2), (100, 2), (7, 3), (1000, 64), (36_000, 128)]
 )
 def test_log_steps_begin_at_zero_and_end_at_the_last(steps, num_logs):
     found = loop.log_steps(steps, num_logs)

@@ -158,7 +158,6 @@ def test_the_gallery_has_the_first_words_of_a_verdict():
     page.claim("a", caller=lambda: "partly, n = 3: a half; with the control")
     row = page.shown("Figure 4", "xor_grokking", "none.png", "python xor_grokking.py")
     assert row.endswith("| *a*: partly, n = 3: a half | `python xor_grokking.py` |")
-    assert page.verdict("xor_grokking") == "partly, n = 3: a half; with the control"
 
 
 def test_a_picture_drawn_with_a_page_has_beneath_it_what_draws_it(monkeypatch):

@@ -14,8 +14,8 @@ import torch
 from lab.bench.errors import Interrupted, TrainingError, UserError, WriteError, reason
 from lab.bench.memory import keep_freed_memory
 
-# What torch and numpy say, in errors of all kinds, of sizes that no memory holds or number counts.
 CAPTURE = re.compile("(?i)captur")  # in what torch says of a CUDA graph that it cannot make
+# What torch and numpy say, in errors of all kinds, of sizes that no memory holds or number counts.
 TOO_LARGE = re.compile(
     "(?i)not enough memory|allocate memory|out of memory|bad_alloc|overflow|maximum allowed"
 )

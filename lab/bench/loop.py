@@ -31,7 +31,8 @@ def log_steps(steps: int, num_logs: int) -> list[int]:
     if steps == 0:
         return [0]
     spaced = numpy.geomspace(1, steps, min(num_logs, MOST_LOGS) - 1).round().astype(int)
-    return sorted({0, *(int(step) for step in spaced), steps})
+    between = spaced[int(num_logs == 2) :]  # of two there is none between
+    return sorted({0, *(int(step) for step in between), steps})
 
 
 def training(

@@ -187,10 +187,6 @@ class _Page:
             f"| {text} | {said} | [{script}]({script}/README.md) |" for text, said in found
         )
 
-    def verdict(self, script: str, number: int = 0) -> str:
-        """What one claim of a page came to."""
-        return self._pages.claims[script][number][1]
-
     def shown(self, figure: str, script: str, path: str, command: str, number: int = 0) -> str:
         """A row of the gallery: a small picture, the verdict up to its first ";", a command."""
         there = (self._pages.out_dir / script / path).exists()
