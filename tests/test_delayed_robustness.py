@@ -44,7 +44,7 @@ def test_the_command_users_type(tmp_path):
     m = read_metrics(RUNS / "r")
     for column in ("accuracy_apgd_ce", "accuracy_official_protocol"):
         attacked = numpy.isfinite(m[column])
-        assert m["step"][attacked].tolist() == [0, 1, 30]  # --num_attacks 2
+        assert m["step"][attacked].tolist() == [0, 30]  # --num_attacks 2
     assert m["train_accuracy"][-1] > 0.5
 
 
@@ -299,7 +299,8 @@ def test_the_figures_show_both_attacks(attack, columns, monkeypatch):
     assert labels == ["test accuracy", *columns]
     m = read_metrics(RUNS / "attacked")
     for line, label in zip(axes.lines, labels, strict=False):
-        assert line.get_ydata().tolist() == m[label.replace(" ", "_")].tolist()
+        values = m[label.replace(" ", "_")]
+        assert line.get_ydata().tolist() == values[numpy.isfinite(values)].tolist()
     assert report.main(["compare", "delayed_robustness", "attacked"]) == 0
     assert (RUNS / "attacked.png").exists()
 
