@@ -88,8 +88,8 @@ def test_it_stops_and_stores_the_cosines():
     assert first != second
 
 
-def write_run(name, seed, steps, seconds_per_step, **options):
-    """A run that passes 0.2 at step 100, 0.7 half-way and 0.85 at `steps`, or never."""
+def write_run(name, seed, steps, seconds_per_step, best=0.8, **options):
+    """A run that passes 0.2 at step 100, 0.7 half-way and 0.85 at `steps`; or none above `best`."""
     o = accelerating_grokking.Options(seed=seed, **options)
     folder = Path("runs/accelerating_grokking") / name
     folder.mkdir(parents=True)
@@ -103,7 +103,8 @@ def write_run(name, seed, steps, seconds_per_step, **options):
         "results": {"smallest_row_cosine": -0.25, "largest_row_cosine": 0.5},
     }  # fmt: skip
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    rows = [(0, 0.1), (100, 0.3), (last // 2, 0.72), (last, 0.86 if steps else 0.8)]
+    rows = [(0, 0.1), (100, 0.3), (last // 2, 0.72), (last, 0.86)]
+    rows = rows if steps else [(step, min(accuracy, best)) for step, accuracy in rows]
     lines = ["step,test_accuracy,jacobian_norm,alignment"]
     lines += [f"{step},{accuracy},{9 - accuracy},{-accuracy}" for step, accuracy in rows]
     (folder / "metrics.csv").write_text("\n".join(lines) + "\n")
@@ -196,3 +197,13 @@ def test_runs_that_never_arrive_are_bounds_of_a_speed_up():
     assert rows["cross-entropy", "GrokAlign"]["arrived"] == "5 of 7"
     assert rows["cross-entropy", "baseline"]["steps"] == "4,000 [2,000, –] (5 of 7)"
     assert rows["cross-entropy", "Grokfast"]["speed-up in steps"] == "at most 0.22 [–, –] (0 of 1)"
+
+
+def test_a_phase_that_never_began_may_have_been_short():
+    write_run("a", 0, 4100, 0.01, loss_fn="MSE")
+    write_run("b", 0, None, 0.01, loss_fn="MSE", jr=1e-4)  # whose phase is longer than 8,900 steps
+    write_run("c", 0, None, 0.01, loss_fn="MSE", grokfast=True, best=0.1)
+    phase = tables_of()["phase_times"]
+    column = "speed-up in time of the phase"
+    assert phase["squared error", "GrokAlign"][column] == "at most 0.45 [–, –] (0 of 1)"
+    assert phase["squared error", "Grokfast"][column] == "at most 4000.00 [–, –] (0 of 1)"

@@ -45,7 +45,7 @@ def replace(path: Path, write: Callable[[BinaryIO], Any]) -> None:
         much = f", {-(-missing // 1000):,} kB are missing" if missing > 0 else ""
         raise WriteError(
             f"{path} cannot be written: {reason(error)}{much}; what was there before is kept, and "
-            "the same command without --overwrite goes on from there"
+            "a run's command without --overwrite goes on from there"
         ) from None
 
 

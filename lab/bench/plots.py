@@ -42,9 +42,9 @@ def panels(columns: int, typed: str, rows: int = 1) -> tuple[Figure, Any]:
     with matplotlib.rc_context(STYLE):
         # Figure, not pyplot: no display is needed and no state is left behind.
         figure = Figure(figsize=(4.6 * columns, 3.7 * rows), layout="constrained")
-        axes = figure.subplots(rows, columns, squeeze=rows == 1)
+        axes = figure.subplots(rows, columns, squeeze=False)
         say_beneath(figure, typed)
-    return figure, axes
+    return figure, axes[0] if rows == 1 else axes
 
 
 def metric_panels(

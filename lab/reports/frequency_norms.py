@@ -34,9 +34,7 @@ def report(request: Request) -> None:
     folders = [run_folder(each, above) for each in request.words]
     drawing, axes = plots.panels(len(folders), request.typed)
     names = short_names(folders)
-    for axis, folder, name in zip(
-        [axes] if len(folders) == 1 else axes, folders, names, strict=True
-    ):
+    for axis, folder, name in zip(axes, folders, names, strict=True):
         config, takes = read_config(folder), Takes.of(script.Options)
         if "fixed_embedding" not in config:
             raise UserError(f"frequency_norms takes finished runs of {SCRIPT}; {folder} is none")

@@ -224,7 +224,8 @@ def taken(run: Finished, what: str, level: float) -> tuple[float, bool]:
     end = first_step(run.metrics, "test_accuracy", level)
     steps = run.metrics["step"][-1] if end is None else end
     if what == "phase":
-        steps -= first_step(run.metrics, "test_accuracy", BEGIN) or 0
+        begin = first_step(run.metrics, "test_accuracy", BEGIN)
+        steps -= steps if begin is None else begin  # one that never began is 1 at least
     return max(steps, 1), end is not None
 
 
@@ -238,7 +239,7 @@ def paces(*runs: Finished) -> list[float]:
 
 
 def costs_in(path: Path) -> dict[tuple[str, ...], float]:
-    """What benchmarks/accelerating_epoch.py measured, by precision, loss and method."""
+    """What benchmarks/costs_of_table_1.py measured, by precision, loss and method."""
     if not path.exists():
         return {}
     with path.open(newline="") as file:
