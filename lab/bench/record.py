@@ -1,6 +1,6 @@
 """Copies finished runs into the repository: `python -m lab.bench.record runs/*/* --to results`.
 
-What a run wrote, made small: config.yaml as it is, its tables with 8 significant digits (of those
+What a run wrote, made small: config.yaml as it is, its tables with 6 significant digits (of those
 that it kept along the way the first and the last), no checkpoint, and its picture only with
 --pictures. With --weights the states that a run kept are written beside them in float32, a file
 each, so that figures can be drawn from them again. Given the folders of `results` itself, it only
@@ -21,11 +21,11 @@ from lab.bench.errors import UserError
 from lab.bench.files import is_finished, read_config, replace, write_text
 from lab.bench.snapshots import moments_of
 
-DIGITS = 8
+DIGITS = 6
 
 
 def rounded(path: Path) -> str:
-    """A table of numbers, separated by commas, with 8 significant digits each.
+    """A table of numbers, separated by commas, of 6 significant digits, or whole.
 
     Raises:
         UserError: if it has no rows, or not a number for each column until its last line's end.
@@ -35,10 +35,16 @@ def rounded(path: Path) -> str:
     with contextlib.suppress(ValueError):
         for row in rows:
             numbers = (float(value) for value, _ in zip(row, head, strict=True))
-            lines.append(",".join(f"{number:.{DIGITS}g}" for number in numbers))
+            lines.append(",".join(_text(number) for number in numbers))
     if not rows or len(lines) < len(rows) or not text.endswith("\n"):
         raise UserError(f"{path} is empty, cut or damaged after {len(lines)} rows of numbers")
     return "".join(line + "\n" for line in [",".join(head), *lines])
+
+
+def _text(number: float) -> str:
+    """Steps may have more digits than are kept; from 1e15 on a float counts no ones."""
+    whole = number.is_integer() and abs(number) < 1e15
+    return f"{number:.0f}" if whole else f"{number:.{DIGITS}g}"
 
 
 def record(folder: Path, root: Path, weights: bool = False, pictures: bool = False) -> Path:
