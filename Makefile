@@ -1,5 +1,6 @@
 # The habits people know. `make check` is what CI runs.
-PYTHON ?= python
+# An environment that is active, else the one that `make xor` and `make test` set up.
+PYTHON ?= $(or $(if $(VIRTUAL_ENV)$(CONDA_PREFIX),python),$(wildcard .venv/bin/python),python)
 
 .PHONY: smoke check figures xor test slurm leaderboard
 
