@@ -11,7 +11,8 @@ Humayun, Balestriero, Baraniuk, arXiv 2506.12284). Needs torch only; copy it int
     PC1(model)(x).mean()                       # 1 when every Jacobian has rank one
 
 A model is any callable `(B, *input) -> (B, C)` or `(B,)`, a module or a function, that treats the
-B points one by one. Common to everything in this file:
+B points one by one. Its outputs are logits: behind a softmax they have a constant sum, so that the
+centroid is zero and its alignment nothing but rounding. Common to everything in this file:
 
 - the caller's `x`, its `requires_grad` and the parameters' `.grad` are left as they were. An `x`
   that is a leaf is data and is cut off; an `x` that comes out of a graph (token embeddings, say)
@@ -21,9 +22,10 @@ B points one by one. Common to everything in this file:
 - it raises `ValueError` when `x` is no floating-point tensor or is empty, when the output
   is not one tensor (B, C) or (B,) or does not depend on `x`, and when points are coupled: then
   no row of the output belongs to one point alone. Batch normalisation in training mode is known by
-  its type. Other coupling is found in the first call with several points: one more backward pass,
-  from half of them, must not reach the others. That call refuses compiled models, which have no
-  double backward, as well; `check=False` leaves both out;
+  its type. Other coupling is found the first time that several points are differentiated at once:
+  one more backward pass, from half of them, must not reach the others. Models without a double
+  backward, such as compiled ones, are refused then as well; `check=False` leaves both out. What no
+  check can see is a custom autograd function whose backward itself leaves the graph;
 - it warns when dropout makes a metric random, unless a lambda hides the module. In a regularised
   step outputs and norm share a mask.
 """
@@ -45,6 +47,8 @@ __all__ = ["PC1", "CentroidMetrics", "Centroids", "JacobianRegulariser", "jacobi
 
 Model = Callable[[Tensor], Tensor]
 
+# Where modules keep the share that they drop: dropout in `p`, attention in `dropout`, and these in
+_RATES = {"StochasticDepth": "p", "DropPath": "drop_prob"}
 _UNRELATED = "the output does not depend on x by differentiable operations"
 
 
@@ -56,10 +60,16 @@ def jacobian(
     C vector-Jacobian products, each over the whole batch.
 
     Args:
+        model: (B, *input) -> (B, C) or (B,).
         x: (B, *input), floating point.
+        batch_size: points differentiated at once; all of them when None.
+        check: whether to make sure that the model treats its points one by one.
 
     Returns:
         (B, C, D), where D is the number of elements of one input and C = 1 for a (B,) output.
+
+    Raises:
+        ValueError: as the head of this file says.
     """
     chunks = []
     for chunk in _chunks(x, batch_size):
@@ -101,15 +111,19 @@ class JacobianRegulariser(_Differentiation):
     checkpointed, `backward` runs it again, and has to be under `sdpa_kernel(SDPBackend.MATH)` too.
 
     Args:
+        model: (B, *input) -> (B, C) or (B,).
         num_projections: k, from 1 to C; None for the exact norm (C vector-Jacobian products).
         squared: average ‖J‖_F² instead of ‖J‖_F; unbiased for every k.
         generator: source of the projections; torch's global one when None.
-        batch_size: bounds memory where no gradients are recorded; elsewhere the graph of every
-            chunk is kept until `backward`.
+        batch_size: points differentiated at once, which bounds memory where no gradients are
+            recorded; elsewhere the graph of every chunk is kept until `backward`.
+        check: whether the first call makes sure that the model treats its points one by one and
+            can be differentiated twice.
 
     Raises:
         ValueError: if `num_projections` or `batch_size` is no whole number of at least 1; at the
-            first call if `num_projections` exceeds C or the model cannot be differentiated twice.
+            first call if `num_projections` exceeds C or the model cannot be differentiated twice;
+            and as the head of this file says.
     """
 
     def __init__(
@@ -149,8 +163,11 @@ class JacobianRegulariser(_Differentiation):
                 leaf, output = _forward(self.model, chunk, self.check, differentiable)
                 norms.append(self._norms(leaf, output, differentiable))
             outputs.append(output if differentiable else output.detach())
-            if self.check and "NotImplemented" in _operations(norms[-1], leaf):
-                raise ValueError("the model has no double backward, as nn.Hardsigmoid has none")
+            if self.check and _operations(norms[-1], leaf) & {"NotImplemented", "Error"}:
+                raise ValueError(
+                    "the model has an operation without a double backward, such as nn.Hardsigmoid "
+                    "or a function that is once_differentiable"
+                )
             self.check = self.check and len(chunk) < 2
         return torch.cat(outputs), torch.cat(norms).mean()
 
@@ -158,6 +175,8 @@ class JacobianRegulariser(_Differentiation):
         """(B,) norms of the Jacobians of `outputs` (B, C) or (B,), squared if asked for."""
         outputs = outputs.reshape(len(outputs), -1)
         directions = self.directions(outputs.detach())
+        if self.check and differentiable:  # else once_differentiable functions say nothing
+            directions.requires_grad_()
         projected = []
         for i, v in enumerate(directions):
             keep = differentiable or i + 1 < len(directions)
@@ -211,6 +230,14 @@ class Centroids(_Differentiation):
 
     One vector-Jacobian product. For a network without biases and with positively homogeneous
     activations ⟨x, μ_x⟩ = 1ᵀ f(x).
+
+    Args:
+        model: (B, *input) -> (B, C) or (B,).
+        batch_size: points differentiated at once; all of them when None.
+        check: whether the first call makes sure that the model treats its points one by one.
+
+    Raises:
+        ValueError: as the head of this file says.
     """
 
     def __call__(self, x: Tensor) -> CentroidMetrics:
@@ -239,8 +266,13 @@ class PC1(_Differentiation):
     for a Jacobian of rank one. A Jacobian that is zero (a point at which every unit is dead) has
     no direction: its value is 0, which no other Jacobian attains, so that it can be told apart.
 
+    Args:
+        model: (B, *input) -> (B, C) or (B,).
+        batch_size: points differentiated at once; all of them when None.
+        check: whether the first call makes sure that the model treats its points one by one.
+
     Raises:
-        ValueError: if a Jacobian is not finite.
+        ValueError: if a Jacobian is not finite, and as the head of this file says.
     """
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -267,7 +299,8 @@ class PC1(_Differentiation):
 
 def _require_count(name: str, value: int | None) -> None:
     if value is not None and (not isinstance(value, Integral) or value < 1):
-        raise ValueError(f"{name} must be a whole number of at least 1 or None, got {value}")
+        got = type(value).__name__ if isinstance(value, Tensor) else value
+        raise ValueError(f"{name} must be a whole number of at least 1 or None, got {got}")
 
 
 def _chunks(x: Tensor, batch_size: int | None) -> Iterator[Tensor]:
@@ -279,7 +312,7 @@ def _chunks(x: Tensor, batch_size: int | None) -> Iterator[Tensor]:
         raise ValueError(f"x must be {form}, got {tuple(x.shape)}")
     _require_count("batch_size", batch_size)
     x = x.detach() if x.is_leaf else x  # parts of a leaf are none themselves
-    yield from torch.split(x, batch_size or len(x))
+    yield from torch.split(x, int(batch_size or len(x)))
 
 
 @contextmanager
@@ -312,7 +345,7 @@ def _forward(model: Model, x: Tensor, check: bool, graph: bool = False) -> tuple
                 f"{kind} normalises with the statistics of the batch, which couples its points; "
                 "call model.eval() first, or use another normalisation"
             )
-        rate = getattr(module, "p" if "Dropout" in kind else "dropout", 0)  # else: of attention
+        rate = getattr(module, _RATES.get(kind, "p" if "Dropout" in kind else "dropout"), 0)
         if module.training and not graph and isinstance(rate, float) and rate > 0:
             # Python shows it once, since text and line stay the same.
             warnings.warn("metrics are random while dropout is on; call model.eval()", stacklevel=1)
@@ -325,7 +358,7 @@ def _forward(model: Model, x: Tensor, check: bool, graph: bool = False) -> tuple
         )
     if outputs.is_complex():
         raise ValueError("the model's outputs are complex; give their real and imaginary parts")
-    if outputs.ndim not in (1, 2) or len(outputs) != len(x):
+    if outputs.ndim not in (1, 2) or len(outputs) != len(x) or outputs.numel() == 0:
         raise ValueError(
             f"the model must map (B, *input) to (B, C) or (B,), but maps "
             f"{tuple(x.shape)} to {tuple(outputs.shape)}"

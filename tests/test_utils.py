@@ -10,11 +10,13 @@ from functools import partial
 from pathlib import Path
 from types import MethodType
 
+import numpy
 import pytest
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
+from torchvision.ops import StochasticDepth
 
 import utils
 from utils import PC1, Centroids, JacobianRegulariser, jacobian
@@ -243,7 +245,7 @@ def test_works_where_gradients_are_off(which, mode):
 def test_batch_size_changes_memory_only(which):
     model = MODELS["cnn"][0].double()
     x = torch.randn(7, 2, 4, 4, dtype=torch.float64)
-    whole, chunked = everything(model)[which], everything(model, batch_size=3)[which]
+    whole, chunked = everything(model)[which], everything(model, batch_size=numpy.int64(3))[which]
     if which == 1:  # the same directions however the batch is cut
         whole.num_projections = chunked.num_projections = None
     for one, other in zip(_tensors(chunked(x)), _tensors(whole(x)), strict=True):
@@ -324,6 +326,11 @@ def test_errors_name_shapes_and_causes():
             call(torch.zeros(3))
         with pytest.raises(ValueError, match=r"be a floating-point tensor .* got list"):
             call([[0.0, 1.0, 2.0]])
+    for call in everything(lambda x: x[:, :0]):
+        with pytest.raises(ValueError, match=r"maps \(4, 3\) to \(4, 0\)"):
+            call(x)
+    with pytest.raises(ValueError, match="or None, got Tensor"):
+        PC1(nn.Linear(3, 2), x)
     whole = "must be a whole number of at least 1 or None, got"
     for value in (0, 1.5, "many"):
         with pytest.raises(ValueError, match=f"num_projections {whole} {value}"):
@@ -564,8 +571,34 @@ def test_models_without_a_double_backward_are_refused():
             return nn.functional.scaled_dot_product_attention(*[x[:, None, :, None]] * 3).flatten(1)
 
     Centroids(fused)(x)
-    with pytest.raises(ValueError, match="the model has no double backward"):
+    with pytest.raises(ValueError, match="an operation without a double backward"):
         JacobianRegulariser(fused)(x)
+
+
+class Square(torch.autograd.Function):
+    """As fused kernels are written: its backward cannot be differentiated."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.square()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, v):
+        return 2 * ctx.saved_tensors[0] * v
+
+
+@pytest.mark.parametrize("num_projections", [1, 2, None])
+def test_functions_that_are_once_differentiable_are_refused(num_projections):
+    """Else torch would leave their terms out of the norm's gradient and say nothing."""
+    model, x = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 4)), torch.randn(4, 3)
+    for call in (lambda x: Square.apply(model(x)), lambda x: model(Square.apply(x))):
+        with pytest.raises(ValueError, match="once_differentiable"):
+            JacobianRegulariser(call, num_projections)(x)
+        with torch.no_grad():  # which measures, and differentiates once
+            assert JacobianRegulariser(call, num_projections)(x) > 0
+        assert PC1(call)(x).shape == (4,)
 
 
 def test_frozen_layers():
@@ -608,7 +641,13 @@ class Attending(nn.Module):
 
 @pytest.mark.parametrize("which", range(4))
 @pytest.mark.parametrize(
-    "model", [nn.Sequential(nn.Linear(3, 2), nn.Dropout(0.5)), Attending()], ids=["layer", "number"]
+    "model",
+    [
+        nn.Sequential(nn.Linear(3, 2), nn.Dropout(0.5)),
+        nn.Sequential(nn.Linear(3, 2), StochasticDepth(0.5, "row")),
+        Attending(),
+    ],
+    ids=["layer", "depth", "number"],
 )
 def test_dropout_in_training_mode_warns_once_where_something_is_measured(model, which):
     def warned(times):
