@@ -113,11 +113,22 @@ def test_the_best_trial_is_the_first_to_hold_or_else_the_nearest():
     assert {method: int(best["trial"]) for method, (best, *_) in found.items()} == {"a": 2, "b": 7}
 
 
+def test_a_method_that_is_later_on_some_tasks_is_told_from_one_that_is_not():
+    signs = {"a": (1, 1, 0), "b": (1, 1, -1), "c": (0, -1, 0), "d": (1, 0, 0)}
+    found = {
+        (f"task {i}", m, "updates"): s for m, each in signs.items() for i, s in enumerate(each)
+    }
+    row = leaderboard.verdict(found)
+    assert [row[f"{name}, updates"] for name in ("most", "mixed", "never")] == ["`a`", "`b`", "`c`"]
+    assert row["most, seconds"] == "none"
+    assert sorted("dcba", key=leaderboard.places(found)) == ["a", "b", "d", "c"]
+
+
 def test_the_page_stands_on_the_rows():
     for task in set(TASKS) - {"omnigrok_mnist"}:
         written(task, {"adamw": TEN, "grokalign": SOONER, "sam": LATER})
     text = Pages(Path("results"), report.script_module, "data", draw=True)._text("accelerate")
-    assert "on most tasks sooner, in updates: `grokalign`; in seconds" in text
+    assert "on most tasks sooner and on none later, in updates: `grokalign`; in seconds" in text
     assert "in updates sooner on 6 of 6 tasks, later on 0 of 6; in seconds" in text
     assert text.count("| `sam` | 0.95 | 1,540 [1,500, ") == 6
     assert "not run yet" not in text

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
+from collections.abc import Callable
 
 import numpy
 import yaml
@@ -96,8 +97,7 @@ def tables(request: Request) -> dict[str, list[Row]]:
     board = board_of(request, rows)
     found = differences(board)
     others = {method for scored in board.values() for method in scored} - {BASELINE}
-    overall = [over_all(board, found, method) for method in sorted(others)]
-    overall.sort(key=lambda row: row["sooner than AdamW, in updates"], reverse=True)
+    overall = [over_all(board, found, method) for method in sorted(others, key=places(found))]
     return {
         **{task: of_task(board.get(task, {}), found, task) for task in TASKS},
         "all": overall,
@@ -191,20 +191,31 @@ def spread(ratios: list[float]) -> str:
     return f"{numpy.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
+def signs_of(found: Differences, unit: str) -> dict[str, list[int]]:
+    """Method -> 1, -1 or 0 for each of its tasks."""
+    signs = defaultdict(list)
+    for (_, method, of), sign in sorted(found.items(), key=lambda item: item[0][1]):
+        if of == unit:
+            signs[method].append(sign)
+    return signs
+
+
+def places(found: Differences) -> Callable[[str], tuple[float, str]]:
+    """For sorting: methods that are sooner on the largest share of their tasks come first."""
+    shares = {m: each.count(1) / len(each) for m, each in signs_of(found, UNITS[0]).items()}
+    return lambda method: (-shares.get(method, 0.0), method)
+
+
 def verdict(found: Differences) -> Row:
-    """In words: which methods are sooner than tuned AdamW on most tasks, and on none later."""
+    """The methods sooner than AdamW on most tasks and later on none, or on some; and on none."""
     row = {}
     for unit in UNITS:
-        signs: dict[str, list[int]] = defaultdict(list)
-        for (_, method, of), sign in sorted(found.items(), key=lambda item: item[0][1]):
-            if of == unit:
-                signs[method].append(sign)
-        most = [f"`{m}`" for m, each in signs.items() if 2 * each.count(1) > len(each)]
-        never = [f"`{m}`" for m, each in signs.items() if 1 not in each]
-        row |= {
-            f"most, {unit}": ", ".join(most) or "none",
-            f"never, {unit}": ", ".join(never) or "none",
-        }
+        signs = signs_of(found, unit)
+        most = {m for m, each in signs.items() if 2 * each.count(1) > len(each)}
+        later = {m for m, each in signs.items() if -1 in each}
+        never = {m for m, each in signs.items() if 1 not in each}
+        for name, which in {"most": most - later, "mixed": most & later, "never": never}.items():
+            row[f"{name}, {unit}"] = ", ".join(f"`{m}`" for m in sorted(which)) or "none"
     return row
 
 
