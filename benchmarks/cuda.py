@@ -50,8 +50,8 @@ LONG = (  # most wanted first
     "configs/table_1.yaml --per_device 8 --data_dir {data_dir}",
     "delayed_robustness.py --jr 0 0.001 --per_device 2 --data_dir {data_dir}",
     "configs/figure_8.yaml --per_device 2",
-    "configs/figure_9_official.yaml --per_device 2",
     "configs/figure_9.yaml --per_device 2",
+    "configs/figure_9_caption.yaml --per_device 2",
 )
 
 

@@ -37,8 +37,8 @@ FOUR = [
     for choice in ("", "jr=0.0001,", "loss_fn=CrossEntropy,", "loss_fn=CrossEntropy,jr=0.001,")
 ]
 LABELS = [
-    "MSE, weight decay", "MSE, weight decay + GrokAlign 0.0001", "CrossEntropy, weight decay",
-    "CrossEntropy, weight decay + GrokAlign 0.001",
+    "MSE, weight decay", "MSE, weight decay + GrokAlign (λ_Jac 0.0001)",
+    "CrossEntropy, weight decay", "CrossEntropy, weight decay + GrokAlign (λ_Jac 0.001)",
 ]  # fmt: skip
 
 

@@ -388,16 +388,19 @@ def test_runs_are_compared_in_one_figure(tmp_path, capsys):
 
 
 def test_figures_8_and_9_tell_the_runs_apart(monkeypatch):
-    for words in ([], ["--jr", "1e-3"], ["--jr", "1e-3", "--fixed_embedding"]):
+    fixed, free = "--fixed_embedding", "--trainable_unembedding"
+    for words in ([], ["--jr", "1e-3"], ["--jr", "1e-3", fixed], [fixed, free]):
         assert modular_addition.main([*SMALL, "--steps", "2", *words]) == 0
     sizes = ("p=11", "d_model=8", "heads=2", "d_mlp=16", "steps=2")
     drawn = []
     monkeypatch.setattr(plots, "metric_panels", lambda runs, *_: drawn.append([*runs]))
     monkeypatch.setattr("lab.reports._words.write_figure", lambda *_: None)
-    for name in ("figure_8", "figure_9"):
-        assert report.main([name, *sizes]) == 0
-        assert report.main([name]) == 2  # of 48,000 updates there is none
-    assert drawn == [["weight decay", "GrokAlign 0.001"], ["GrokAlign 0.001"]]
+    caption = "trainable_unembedding=false"
+    for name, *more in (("figure_8",), ("figure_9",), ("figure_9", caption)):
+        assert report.main([name, *more, *sizes]) == 0
+        assert report.main([name, *more]) == 2  # of 48,000 updates there is none
+    decay, aligned = "weight decay", "GrokAlign (λ_Jac 0.001)"
+    assert drawn == [[decay, aligned], [decay], [aligned]]
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from lab.bench import plots
 from lab.bench.statistics import Finished, interval, markdown
-from lab.reports import Request
+from lab.reports import Request, _by_jr
 from lab.reports._words import runs_in, save
 
 SCRIPT = "jacobian_rank"
@@ -49,7 +49,7 @@ def report(request: Request) -> None:
 def label(run: Finished) -> str:
     """The loss and what regularises, for the legend."""
     decay, jr = run.config["weight_decay"], run.config["jr"]
-    terms = ["weight decay"] * (decay > 0) + [f"GrokAlign {jr:g}"] * (jr > 0)
+    terms = ["weight decay"] * (decay > 0) + [_by_jr.label(jr)] * (jr > 0)
     return f"{run.config['loss_fn']}, {' + '.join(terms) or 'no regularisation'}"
 
 

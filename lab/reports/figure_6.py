@@ -19,8 +19,8 @@ from lab.data.cifar import CLASSES, CifarOptions
 from lab.fast.convolutions import convolutional_network
 from lab.networks.mlp import Normalisation
 from lab.reports import Request
+from lab.reports._by_jr import label
 from lab.reports._words import save
-from lab.reports.figure_5 import label
 from utils import Centroids
 
 SCRIPT = "delayed_robustness"
