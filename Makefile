@@ -39,13 +39,14 @@ leaderboard: ## trials, scores and costs of METHOD (or of all methods), and the 
 	$(PYTHON) report.py leaderboard
 
 check: ## lint, types, tests
-	ruff check .
-	ruff format --check .
-	mypy utils.py
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy utils.py
 	$(PYTHON) report.py --check
-	pytest
+	$(PYTHON) -m pytest
 
 figures: ## draws the figures of all finished runs again
 	set -e; for config in runs/*/*/config.yaml; do \
+		grep -qs '^  finished:' "$$config" || continue; \
 		$(PYTHON) "$$(basename "$$(dirname "$$(dirname "$$config")")").py" --config "$$config"; \
 	done
