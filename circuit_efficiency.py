@@ -1,10 +1,10 @@
-"""Circuit efficiency: when does the rule cost less weight than the table? (Varma et al. 2023)
+"""Circuit efficiency: when does generalising cost less norm than memorising? (Varma et al. 2023)
 
-Claims: memorising costs more the more there is to memorise and the rule of modular addition does
-not; where the two cost the same lies the critical size of the data set, and beyond it networks
+Claims: the memorising circuit costs more the more there is to memorise and the generalising one
+does not; where the two cost the same lies the critical dataset size, and beyond it networks
 generalise. Cost is the squared norm ‖W₁‖² + ‖W₂‖² that is left of a two-layer network which fits
 its training pairs exactly, when Musat's flow (lab/methods/flow.py) has brought it down to where it
-hardly falls. Random labels can be memorised only; they are the price of the table.
+hardly falls. Random labels can be memorised only; they are the price of memorising.
 
     python circuit_efficiency.py    # 4 min; an update is a flow: one size, seed, kind of labels
 

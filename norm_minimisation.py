@@ -38,9 +38,9 @@ class Options(Shared):
     tied: bool = option(False, "one embedding for both operands; takes the pairs a ≤ b only")
     init_std: float = option(0.15, "standard deviation of the initial first layer", above=0)
     ridge: float = option(RIDGE, "added to H Hᵀ, times the mean of its diagonal; 0: none", least=0)
-    sgd: bool = option(False, "train W₁ and W₂ too, from the same start and for the same time")
+    sgd: bool = option(False, "train by --optimiser too, from the same start and for the same time")
     optimiser: str = option(
-        "adamw", "of --sgd; gd: gradient descent, L2", choices=("adamw", "gd"), needs="sgd"
+        "adamw", "of --sgd; gd: gradient descent with L2", choices=("adamw", "gd"), needs="sgd"
     )
     lr: float = option(1e-3, "learning rate of --sgd", above=0, needs="sgd")
     weight_decay: float = option(1.0, "weight decay of --sgd", above=0, needs="sgd")

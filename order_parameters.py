@@ -51,7 +51,7 @@ class Options(Shared):
         None, "end at the first measured test accuracy above this", least=0, most=1
     )
     measured_on: str = option(
-        "all", "pairs of the other project's kernel and covariance", choices=("all", "test")
+        "all", "pairs of kernel_alignment_summed and participation_ratio", choices=("all", "test")
     )
     steps: int = option(30_000, "full-batch updates", least=0)
     num_logs: int = option(128, "measurements, log-spaced, at most one a step", least=2)

@@ -1,4 +1,4 @@
-"""Where the rule costs less than the table, by the least squared norm (Varma et al. 2023)."""
+"""Where generalising costs less than memorising, by the least squared norm (Varma et al. 2023)."""
 
 from __future__ import annotations
 

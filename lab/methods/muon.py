@@ -1,7 +1,7 @@
 """Muon: updates whose singular values are all alike (Jordan et al. 2024).
 
-Claimed to accelerate grokking by Tveit et al. 2025 (arXiv 2504.16041). As its author has it, for
-the matrices between embedding and output; AdamW serves the other parameters.
+Claimed to accelerate grokking by Tveit et al. 2025 (arXiv 2504.16041). On the leaderboard it is, as
+its author has it, for the matrices between embedding and output; AdamW serves the other parameters.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ A template `templates/<script>.md` becomes `<out_dir>/<script>/README.md`, `inde
     {{ runs().picked(rows("figure_11.csv"), "radius", moment="last") }}   of what it wrote
     {{ drawn("figure_7", "figure_7.png") }}            a report's picture, drawn with the page
     {{ picture("default/figure.png", "Figure 4") }}    a picture that is there
-    {{ commands(runs(), runs(jr=1.0)) }}               what makes the runs
+    {{ commands(runs(), runs(jr=1.0)) }}               what makes them; commands() all of the page's
     {{ paper("7.56 ± 0.82") }}                         a fact that no run of ours gives
     {% call claim("…", runs()) %} … {% endcall %}   a row of the page, the index, the gallery
 """
@@ -98,6 +98,7 @@ class _Page:
 
     def __init__(self, pages: Pages, name: str) -> None:
         self._pages, self._name = pages, name
+        self._groups: list[Runs] = []
 
     def runs(self, script: str | None = None, **options: Any) -> Runs:
         name = script or self._name
@@ -105,7 +106,8 @@ class _Page:
         groups = finished_runs(self._pages.finished(name), of_script, (), **options)
         if unknown := options.keys() - of_script().identity().keys():
             raise UserError(f"{name}.py has no option --{min(unknown)}")
-        return Runs(run for _, run in sorted(groups.get((), {}).items()))
+        self._groups.append(Runs(run for _, run in sorted(groups.get((), {}).items())))
+        return self._groups[-1]
 
     def run(self, name: str, script: str | None = None) -> Runs:
         of_script = self._pages.finished(script or self._name)
@@ -152,8 +154,9 @@ class _Page:
         return f"![{caption}](<{path}>)" if there else f"{caption}: {NOT_RUN}."
 
     def commands(self, *groups: Runs) -> str:
+        """What makes these runs, or else all that the page has asked for so far."""
         lines = []
-        for group in groups:
+        for group in groups or self._groups:
             for run in group.runs[:1]:
                 options = self._pages.script(run.folder.parent.name).Options
                 given = {k: run.config[k] for k in options().identity() if k != "seed"}
@@ -163,7 +166,7 @@ class _Page:
                 several = len(seeds) > 1
                 seed = [] if seeds == ["0"] else ["--seed", *seeds]
                 lines.append(" ".join(["    python", *(["sweep.py"] * several), *words, *seed]))
-        return "\n".join(lines) or f"    # {NOT_RUN}"
+        return "\n".join(dict.fromkeys(lines)) or f"    # {NOT_RUN}"
 
     def columns(self, *groups: Runs) -> Columns:
         return Columns(*groups)
@@ -187,12 +190,15 @@ class _Page:
             f"| {text} | {said} | [{script}]({script}/README.md) |" for text, said in found
         )
 
-    def shown(self, figure: str, script: str, path: str, command: str, number: int = 0) -> str:
-        """A row of the gallery: a small picture, the verdict up to its first ";", a command."""
+    def shown(self, figure: str, script: str, path: str, command: str, of: str = "") -> str:
+        """A row of the gallery: a small picture, the verdict up to its first ";", a command.
+
+        It is that of the page's first claim, or of the first that has the words `of`.
+        """
         there = (self._pages.out_dir / script / path).exists()
         small = f'<img src="results/{script}/{quote(path)}" width="240">' if there else NOT_RUN
         page = f"results/{script}/README.md"
-        text, said = self._pages.claims[script][number]
+        text, said = next(claim for claim in self._pages.claims[script] if of in claim[0])
         return f"| [{figure}]({page}) | {small} | *{text}*: {said.split(';')[0]} | `{command}` |"
 
     def minutes(self, script: str, **options: Any) -> str:
