@@ -3,12 +3,12 @@
 import random
 import sys
 
+import pyautoattack
 import pytest
 import torch
 from torch import nn
 
 from lab.bench.seeds import generator
-from lab.measures import attacks
 from lab.measures.attacks import adversarial_points, under_attack
 from lab.networks.mlp import Normalisation, relu_mlp
 
@@ -150,11 +150,11 @@ def test_warnings():
     ("shift", "words"), [(0.3, "a pixel was changed by 0.3"), (0.7, r"left \[0, 1\]")]
 )
 def test_an_attack_that_cheats_is_caught(monkeypatch, shift, words):
-    class Cheat(attacks.AutoAttack):
+    class Cheat(pyautoattack.AutoAttack):
         def run_standard_evaluation(self, x, y, **_):
             return x + shift, y
 
-    monkeypatch.setattr(attacks, "AutoAttack", Cheat)
+    monkeypatch.setattr(pyautoattack, "AutoAttack", Cheat)
     layer, x = linear(3, 4), far_from_the_bounds(3, 4)
     with pytest.raises(AssertionError, match=words):
         under_attack(layer, x, layer(x).argmax(1), "apgd-ce", 0.1, generator(0))

@@ -8,6 +8,7 @@ import pytest
 from pretended_cuda import Pretended, unsupported
 
 from benchmarks import cuda
+from benchmarks._cuda_runs import several
 
 PARITY = "--samples 70 --test_samples 30 --n 12 --width 20"
 SIZES = {
@@ -67,6 +68,40 @@ def test_an_update_is_timed_with_the_regulariser_and_without():
     ceiling, plain, regularised = rows_of(3)
     assert ceiling["tflops_float64"] > 0 and ceiling["gb_per_s"] > 0
     assert plain["over_plain"] == 1 and regularised["cpu_ms"] > plain["cpu_ms"]
+
+
+def test_a_script_that_fails_ends_no_stage(monkeypatch, capsys):
+    monkeypatch.setattr("sparse_parity.train", mock.Mock(side_effect=RuntimeError("cuBLAS")))
+    failed, right = rows_of(1, code=1, scripts=["sparse_parity", "accelerate"])[-2:]
+    assert failed == {
+        "script": "sparse_parity", "dtype": "float32", "error": "RuntimeError: cuBLAS",
+        "right": False,
+    }  # fmt: skip
+    assert right["right"] and right["weights"] == 0
+    assert "2 of 3 rows are not as they should be" in capsys.readouterr().out
+
+
+def test_one_script_alone(capsys):
+    (row,) = rows_of(2, scripts=["norm_minimisation", "sparse_parity"], only="sparse_parity")
+    assert row["script"] == "sparse_parity"
+    with pytest.raises(SystemExit):
+        cuda.main(["--stage", "1", "--device", "cpu", "--only", "no_such"])
+    assert "argument --only: takes" in capsys.readouterr().err
+
+
+def test_several_processes_share_a_device_through_the_service(tmp_path, monkeypatch):
+    control = tmp_path / cuda.MPS
+    control.write_text(
+        f'#!/bin/sh\necho "$@ $(cat)" $CUDA_MPS_PIPE_DIRECTORY >> {tmp_path}/asked\n'
+    )
+    control.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr("benchmarks._cuda_runs.SWEEP", ("false",))
+    o = mock.Mock(several_steps=2, device="cuda")
+    with pytest.raises(SystemExit):
+        next(several(o, 2, str(tmp_path / "runs"), shared=True))
+    place = f"{tmp_path}/runs/cuda_mps_pipe_directory"
+    assert (tmp_path / "asked").read_text().splitlines() == [f"-d  {place}", f" quit {place}"]
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """delayed_robustness.py as users run it, its update against one written out."""
 
+import sys
 from pathlib import Path
 
 import numpy
@@ -46,6 +47,13 @@ def test_the_command_users_type(tmp_path):
         attacked = numpy.isfinite(m[column])
         assert m["step"][attacked].tolist() == [0, 30]  # --num_attacks 2
     assert m["train_accuracy"][-1] > 0.5
+
+
+def test_a_machine_without_pyautoattack_can_do_without_attacks(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "pyautoattack", None)
+    assert delayed_robustness.main([*map(str, QUICK), "--steps", "2"]) == 2
+    assert "--attack takes the package pyautoattack, which is not" in capsys.readouterr().err
+    assert delayed_robustness.main([*map(str, TINY), "--steps", "2", "--attack", "none"]) == 0
 
 
 def reference(o, x, targets):

@@ -7,6 +7,7 @@ from pathlib import Path
 from unittest import mock
 
 import numpy
+import pyautoattack
 import pytest
 import torch
 import yaml
@@ -23,7 +24,6 @@ from lab.bench.runs import Run
 from lab.bench.seeds import generator
 from lab.bench.shared import Shared
 from lab.bench.snapshots import Snapshots
-from lab.measures import attacks
 
 WHY = unsupported()
 pytestmark = [
@@ -63,7 +63,7 @@ def words(script, *more):
     return (line.replace(ALL, "").replace("plain", "") if "plain" in line else line).split()
 
 
-class Short(attacks.AutoAttack):
+class Short(pyautoattack.AutoAttack):
     """The attack with two steps instead of a hundred."""
 
     def __init__(self, *args, **kwargs):
@@ -101,7 +101,7 @@ def test_a_run_on_cuda_is_the_run_on_the_cpu(script, options, most_waits, graphs
     """From measurement to figure, captured, interrupted and continued; and no update waits."""
     module = importlib.import_module(script)
     training, save, waits = module.training, torch.save, []
-    monkeypatch.setattr(attacks, "AutoAttack", Short)
+    monkeypatch.setattr(pyautoattack, "AutoAttack", Short)
 
     def watched(run, measure, **others):
         def interrupted(step):
@@ -159,7 +159,7 @@ def test_a_run_on_cuda_is_the_run_on_the_cpu(script, options, most_waits, graphs
 @pytest.mark.parametrize("script", [script for script in SCRIPTS if script not in FLOAT64])
 def test_an_apple_gpu_is_not_asked_for_float64(script, monkeypatch):
     module = importlib.import_module(script)
-    monkeypatch.setattr(attacks, "AutoAttack", Short)
+    monkeypatch.setattr(pyautoattack, "AutoAttack", Short)
     monkeypatch.setattr(module, "training", undrawn(module.training))
     with Pretended("mps"):
         assert module.main(words(script, "--device mps --dtype float32 --steps 1")) == 130

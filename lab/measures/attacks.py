@@ -12,8 +12,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from pyautoattack import AutoAttack
 from torch import Tensor
+
+from lab.bench.errors import UserError
 
 ATTACKS = ("apgd-ce", "standard")
 Model = Callable[[Tensor], Tensor]
@@ -103,7 +104,17 @@ def adversarial_points(
 
     The library clips to [0, 1]. It takes float32 images only, fails for other precisions and
     shapes, draws from torch's global generators, and removes the process's trace function.
+
+    Raises:
+        UserError: if pyautoattack is not installed.
     """
+    try:
+        from pyautoattack import AutoAttack  # here, so that --attack none goes without it
+    except ModuleNotFoundError:
+        raise UserError(
+            "--attack takes the package pyautoattack, which is not installed; none goes without it"
+        ) from None
+
     classes = _scores(model, x[:1]).shape[1]
     if attack == "standard" and classes < 4:
         raise ValueError(f"the standard attack needs 4 classes or more, the model has {classes}")

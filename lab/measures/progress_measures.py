@@ -36,7 +36,8 @@ def progress(
         there are five, or (p − 1) / 2 if that is less.
     """
     p = logits.shape[1]
-    by_answer = torch.zeros_like(logits[:p]).index_add(0, labels, logits) / p  # (answers, classes)
+    # A product, since CUDA's index_add adds in any order.
+    by_answer = torch.nn.functional.one_hot(labels, p).to(logits).T @ logits / p  # (answers, p)
     norms = fourier.frequency_norms(by_answer)
     keys = norms.topk(min(KEY_FREQUENCIES, len(norms))).indices + 1
     waves = fourier.component(by_answer, keys)
