@@ -24,6 +24,7 @@ from lab.bench.runs import Run
 from lab.bench.seeds import generator
 from lab.bench.shared import Shared
 from lab.bench.snapshots import Snapshots
+from lab.regions import partition, plane_through, radii, square
 
 WHY = unsupported()
 pytestmark = [
@@ -171,6 +172,16 @@ def test_what_a_run_keeps_does_not_fill_the_device():
         kept.keep("network", 0, network)
         kept.keep("spectrum", 0, torch.ones(2, device="cuda"))
         assert {tensor.device for tensor in tensors_in(kept.state_dict())} == {CPU}
+
+
+def test_linear_regions_are_found_on_the_cpu_wherever_the_network_is():
+    network = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2))
+    x = torch.randn(3, 4)
+    expected = radii(network, x), partition(network, plane_through(x), square((0, 0), 2.0)).areas()
+    with Pretended():
+        network, x = network.to("cuda"), x.to("cuda")
+        found = radii(network, x), partition(network, plane_through(x), square((0, 0), 2.0)).areas()
+    assert torch.equal(found[0], expected[0]) and numpy.array_equal(found[1], expected[1])
 
 
 # Captured updates
