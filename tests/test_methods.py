@@ -17,6 +17,7 @@ from lab.networks.mlp import relu_mlp
 from lab.networks.transformer import OneLayerTransformer
 
 METHODS = methods()
+of_torch_2_9 = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch 2.9 brought Muon")
 LR, DECAY, UPDATES = 0.02, 0.1, 6
 BETAS = (0.9, 0.98)
 
@@ -244,6 +245,7 @@ def test_orthograd_is_the_authors_projection():
     assert same(found, stepped(task, pytorch_optimizer.OrthoGrad(adamw)))
 
 
+@of_torch_2_9
 def test_muon_is_jordans_rule_on_hidden_matrices_and_adamw_elsewhere():
     found, task = updates("muon", tokens()), tokens()
     hidden = {"queries", "keys", "values", "mixing", "mlp_in", "mlp_out"}
@@ -378,7 +380,9 @@ def test_sam_takes_the_gradient_at_the_worst_weights_nearby():
     assert same(found, stepped(task, oracle, second=True))
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[of_torch_2_9] * (name == "muon")) for name in METHODS]
+)
 def test_continues_from_its_state_as_if_it_had_never_stopped(name):
     kind = signs if name == "grokalign" else classes
     knobs = {"window": 4} if name == "grokfast_ma" else {}
