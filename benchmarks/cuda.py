@@ -213,7 +213,7 @@ def main(argv=None, **sizes):
         ("--runs", "runs/cuda", str, "folder of stage 4's runs, which are kept and gone on with"),
         ("--data_dir", "data", str, "folder of the images that stage 4 reads"),
         ("--seconds", 540, at_least(0, float), "how long stage 4 may take; saving comes on top"),
-        ("--only", None, str, "one script alone, of stages 1 to 3"),
+        ("--only", None, str, "one script alone, of stages 1 to 3 (default: all)"),
     ):
         text += " (default: %(default)s)" if default else ""
         parser.add_argument(name, type=kind, default=default, help=text)

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy
 import torch
 
 from lab.bench.errors import Interrupted, TrainingError, UserError, WriteError, reason
@@ -34,6 +35,8 @@ def script(main: Callable[[list[str] | None], None]) -> Callable[..., int]:
 
     @functools.wraps(main)
     def wrapped(argv: list[str] | None = None) -> int:
+        for kind in (numpy.float32, numpy.float64):
+            numpy.finfo(kind)  # of which NumPy 2.2 and older warn where denormals are zero
         torch.set_flush_denormal(True)  # before other threads begin, which take it over
         keep_freed_memory()
         # On CUDA the same command gives the same numbers, and float32 means float32.
