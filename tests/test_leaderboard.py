@@ -128,7 +128,7 @@ def test_the_page_stands_on_the_rows():
     for task in set(TASKS) - {"omnigrok_mnist"}:
         written(task, {"adamw": TEN, "grokalign": SOONER, "sam": LATER})
     text = Pages(Path("results"), report.script_module, "data", draw=True)._text("accelerate")
-    assert "on most tasks sooner and on none later, in updates: `grokalign`; in seconds" in text
+    assert "on most tasks sooner and on none later are `grokalign` (in seconds" in text
     assert "in updates sooner on 6 of 6 tasks, later on 0 of 6; in seconds" in text
     assert text.count("| `sam` | 0.95 | 1,540 [1,500, ") == 6
     assert "not run yet" not in text
