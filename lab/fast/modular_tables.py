@@ -24,13 +24,13 @@ class ModularTransformer(OneLayerTransformer):
         d_model: width of the residual stream.
         heads: attention heads, a divisor of `d_model`.
         d_mlp: hidden units of the MLP.
-        draws: generator of the initial weights, on the CPU.
+        generator: source of the initial weights, on the CPU.
     """
 
     def __init__(
-        self, p: int, d_model: int, heads: int, d_mlp: int, draws: torch.Generator
+        self, p: int, d_model: int, heads: int, d_mlp: int, generator: torch.Generator
     ) -> None:
-        super().__init__(p + 1, 3, p, d_model, heads, d_mlp, draws)
+        super().__init__(p + 1, 3, p, d_model, heads, d_mlp, generator)
         self.p = p
 
     def forward(self, pairs: Tensor) -> Tensor:  # type: ignore[override]

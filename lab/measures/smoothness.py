@@ -27,16 +27,16 @@ class Cube:
 
     Args:
         n: signs.
-        draws: generator, on the CPU.
+        generator: source of the points, on the CPU.
         like: tensor whose device and precision the points take.
     """
 
-    def __init__(self, n: int, draws: torch.Generator, like: Tensor) -> None:
+    def __init__(self, n: int, generator: torch.Generator, like: Tensor) -> None:
         self.all = 2**n <= MOST_POINTS
         if self.all:
             bits = torch.arange(2**n)[:, None] >> torch.arange(n) & 1
         else:
-            bits = torch.randint(0, 2, (MOST_POINTS, n), generator=draws)
+            bits = torch.randint(0, 2, (MOST_POINTS, n), generator=generator)
         self.points = (2 * bits - 1).to(like)
         """(N, n), all of the cube or independent draws."""
         first, self.second = torch.triu_indices(n, n, 1, device=like.device)

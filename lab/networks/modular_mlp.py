@@ -20,22 +20,22 @@ class ModularMLP(torch.nn.Module):
         p: the modulus; 2p inputs and p outputs.
         width: hidden units.
         alpha: the first layer is multiplied by s = width^(−alpha).
-        draws: generator of the initial weights, on the CPU.
+        generator: source of the initial weights, on the CPU.
         init: "uniform" in ±1/√(inputs of the layer), biases too, torch's own choice for linear
             layers; or "normal" with standard deviation 1/√(inputs of the layer), biases zero.
     """
 
     def __init__(
-        self, p: int, width: int, alpha: float, draws: torch.Generator, init: str = "uniform"
+        self, p: int, width: int, alpha: float, generator: torch.Generator, init: str = "uniform"
     ) -> None:
         super().__init__()
 
         def drawn(*shape: int, inputs: int) -> torch.nn.Parameter:
             if init == "uniform":
-                return torch.nn.Parameter(uniform(*shape, fan_in=inputs, generator=draws))
+                return torch.nn.Parameter(uniform(*shape, fan_in=inputs, generator=generator))
             weights = torch.zeros(shape, dtype=torch.float64)
             if len(shape) == 2:  # else a bias
-                weights.normal_(std=inputs**-0.5, generator=draws)
+                weights.normal_(std=inputs**-0.5, generator=generator)
             return torch.nn.Parameter(weights)
 
         self.scale = width**-alpha
