@@ -43,7 +43,7 @@ class Options(ImageOptions):
     width: int = option(196, "hidden units of a layer", least=1)
     depth: int = option(4, "layers of weights", least=2)
     init_scale: float = option(8.0, "factor on all initial weights", above=0)
-    loss_fn: str = option("CrossEntropy", "the loss", choices=("MSE", "CrossEntropy"))
+    loss_fn: str = option("CrossEntropy", "training loss", choices=("MSE", "CrossEntropy"))
     jr: float = option(0.0, "the regulariser's weight, λ_Jac; the paper: 1e-3, MSE 1e-4", least=0)
     num_projections: str = option(
         "1", "random directions a point for the norm, or exact", choices=PROJECTIONS, needs="jr"
@@ -54,11 +54,11 @@ class Options(ImageOptions):
     autograd: bool = option(False, "the norm by autograd, not in closed form", needs="jr")
     grokfast: bool = option(False, "amplify slow gradients (Lee et al. 2024), α 0.8, λ 0.1")
     adv_training: bool = option(False, "noise on the inputs, of std max(0.06 (1 − accuracy), 0.03)")
-    optimiser: str = option("adamw", "AdamW, or Muon of its step size", choices=("adamw", "muon"))
+    optimiser: str = option("adamw", "AdamW, or Muon at its step size", choices=("adamw", "muon"))
     lr: float = option(1e-3, "learning rate", above=0)
     weight_decay: float = option(1e-2, "decoupled weight decay, in units of the rate", least=0)
     batch_size: int = option(256, "points of an update", least=1)
-    order: str = option("fixed", "of points: the same each epoch, or anew", choices=ORDERS)
+    order: str = option("fixed", "of points: the same each epoch, or shuffled", choices=ORDERS)
     stop_at: float | None = option(0.85, "test accuracy above which the run ends", above=0, most=1)
     check_every: int = option(10, "epochs between measurements", least=1)
     steps: int = option(400_000, "updates at most; 100,000 epochs", least=0)

@@ -43,7 +43,7 @@ class Options(Shared):
     width: int = option(256, "hidden units of the MLP, or of the transformer's MLP", least=1)
     alpha: float = option(0.0, "width^(−alpha) scales the first layer", needs="model mlp")
     d_model: int = option(128, "the transformer's width", least=1, needs="model transformer")
-    heads: int = option(4, "of attention", least=1, needs="model transformer", divides="d_model")
+    heads: int = option(4, "attention heads", least=1, needs="model transformer", divides="d_model")
     lr: float = option(3e-3, "learning rate, all pairs in one batch", above=0)
     beta2: float = option(0.98, "decay of the mean squared gradient", least=0, most=0.9999)
     decay: str = option(
@@ -54,8 +54,8 @@ class Options(Shared):
     penalty_form: str = option(
         "mean", "mean energy, or that over the logits' mean square", choices=("mean", "quotient")
     )
-    permuted_torus: bool = option(False, "control: with pairs shuffled", needs="laplacian_penalty")
-    complete_graph: bool = option(False, "control: all are neighbours", needs="laplacian_penalty")
+    permuted_torus: bool = option(False, "control: pairs are shuffled", needs="laplacian_penalty")
+    complete_graph: bool = option(False, "control: all pairs are neighbours", needs="laplacian_penalty")
     band: str = option("fraction", "low modes given by", choices=("fraction", "count", "cutoff"))
     band_value: float = option(0.1, "their share, their number, or largest eigenvalue", above=0)
     include_zero: bool = option(False, "count the constant mode as low; matters with --uncentred")
