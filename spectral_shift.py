@@ -55,7 +55,7 @@ class Options(Shared):
         "mean", "mean energy, or that over the logits' mean square", choices=("mean", "quotient")
     )
     permuted_torus: bool = option(False, "control: pairs are shuffled", needs="laplacian_penalty")
-    complete_graph: bool = option(False, "control: all pairs are neighbours", needs="laplacian_penalty")
+    complete_graph: bool = option(False, "control: all pairs neighbours", needs="laplacian_penalty")
     band: str = option("fraction", "low modes given by", choices=("fraction", "count", "cutoff"))
     band_value: float = option(0.1, "their share, their number, or largest eigenvalue", above=0)
     include_zero: bool = option(False, "count the constant mode as low; matters with --uncentred")
