@@ -64,7 +64,8 @@ def test_a_dollar_in_a_folders_name_is_a_dollar():
 
 def legends(drawing):
     """Texts of each panel's legend, and of the figure's, which cover no panel and no other."""
-    with warnings.catch_warnings(action="error", category=UserWarning):  # of panels
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".*layout not applied")  # since panels collapse
         drawing.savefig(io.BytesIO())
     found = [*(axes.get_legend() for axes in drawing.axes), *drawing.legends]
     boxes = [legend.get_window_extent() for legend in found if legend]
