@@ -156,8 +156,27 @@ def test_runs_beside_changes_are_counted():
 def test_the_gallery_has_the_first_words_of_a_verdict():
     page = _Page(Pages(ROOT, None, "", draw=False), "xor_grokking")
     page.claim("a", caller=lambda: "partly, n = 3: a half; with the control")
+    page.claim("b (Figure 4)", caller=lambda: "reproduced")
     row = page.shown("Figure 4", "xor_grokking", "none.png", "python xor_grokking.py")
     assert row.endswith("| *a*: partly, n = 3: a half | `python xor_grokking.py` |")
+    row = page.shown("Figure 4", "xor_grokking", "none.png", "python xor_grokking.py", "(Figure 4)")
+    assert row.endswith("| *b (Figure 4)*: reproduced | `python xor_grokking.py` |")
+
+
+def test_a_page_has_the_commands_of_all_runs_that_it_asked_for():
+    page = _Page(Pages(RESULTS, report.script_module, "", draw=False), "xor_grokking")
+    assert page.commands() == "    # not run yet"
+    groups = page.runs(), page.runs(jr=1.0), page.runs(jr=1.0), page.runs(jr=7.0)  # none of 7
+    line = "    python sweep.py xor_grokking.py"
+    assert page.commands() == f"{line} --seed 0 1 2\n{line} --jr 1.0 --seed 0 1 2"
+    assert page.commands(groups[1]) == f"{line} --jr 1.0 --seed 0 1 2"
+
+
+@pytest.mark.parametrize("figure", ["Figure 6", "Figure 9", "Figure 10"])
+def test_a_figure_s_row_in_the_gallery_has_a_claim_of_that_figure(figure):
+    text = (ROOT / "README.md").read_text()
+    (row,) = re.findall(rf"^\| \[{figure}\]\(.*$", text, re.M)
+    assert f"({figure})*: " in row
 
 
 def test_a_picture_drawn_with_a_page_has_beneath_it_what_draws_it(monkeypatch):
